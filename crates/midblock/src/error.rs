@@ -1,0 +1,150 @@
+//! The one public error: which input failed, what was expected, what was found and what to do about it.
+
+use std::path::{Path, PathBuf};
+
+/// `Result` of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong with what a user hands in. Every variant names the file, tensor, layer or key.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused to read or write something.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was attempted: "open", "create", …
+        action: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+
+    /// A file does not follow its format: truncated, lying about lengths, or not what its name says.
+    #[error("{}: not a valid {format} file: {problem}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Name of the format, such as "safetensors".
+        format: &'static str,
+        /// Where and what, with expected and got.
+        problem: String,
+    },
+
+    /// A tensor the model needs is not in the checkpoint.
+    #[error("{}: tensor `{tensor}` is missing{}", path.display(), hint(help))]
+    MissingTensor {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Hugging Face parameter name.
+        tensor: String,
+        /// What may explain it; may be empty.
+        help: String,
+    },
+
+    /// A tensor has another shape than the configuration implies.
+    #[error("{}: tensor `{tensor}` has shape {got:?}, expected {expected:?} ({why})", path.display())]
+    TensorShape {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Hugging Face parameter name.
+        tensor: String,
+        /// Shape that the configuration implies.
+        expected: Vec<usize>,
+        /// Shape in the file.
+        got: Vec<usize>,
+        /// Which configuration keys imply the expected shape.
+        why: String,
+    },
+
+    /// A weight is NaN or infinite.
+    #[error("{}: tensor `{tensor}` is not finite: element {index} is {value}", path.display())]
+    NotFinite {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Hugging Face parameter name.
+        tensor: String,
+        /// Flat index of the first such element.
+        index: usize,
+        /// NaN or ±∞.
+        value: f32,
+    },
+
+    /// A key of a JSON configuration is missing or has a value that is not supported.
+    #[error("{}: `{key}` is {got}, expected {expected}{}", path.display(), hint(help))]
+    ConfigKey {
+        /// The file.
+        path: PathBuf,
+        /// Dotted key.
+        key: String,
+        /// What is supported.
+        expected: String,
+        /// What was found; "missing" if nothing.
+        got: String,
+        /// What to do about it; may be empty.
+        help: String,
+    },
+
+    /// An argument or option has a value that cannot be used.
+    #[error("{what} `{value}`: {problem}{}", hint(help))]
+    Argument {
+        /// Which argument, such as "--data".
+        what: String,
+        /// The value as given.
+        value: String,
+        /// Why it cannot be used.
+        problem: String,
+        /// What to do about it; may be empty.
+        help: String,
+    },
+
+    /// Two inputs that must agree do not.
+    #[error(
+        "{left} and {right} do not match: {what} is {left_value} against {right_value}{}",
+        hint(help)
+    )]
+    Mismatch {
+        /// First input, by the name the user gave it.
+        left: String,
+        /// Second input.
+        right: String,
+        /// What differs.
+        what: String,
+        /// Its value in the first.
+        left_value: String,
+        /// Its value in the second.
+        right_value: String,
+        /// What to do about it; may be empty.
+        help: String,
+    },
+
+    /// The caller asked to stop (Ctrl-C).
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// Renders an optional hint on a line of its own.
+fn hint(help: &str) -> String {
+    if help.is_empty() {
+        String::new()
+    } else {
+        format!("\n  help: {help}")
+    }
+}
+
+impl Error {
+    /// An [`Error::Io`] for `map_err`.
+    pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// An [`Error::Malformed`].
+    pub fn malformed(path: impl AsRef<Path>, format: &'static str, problem: impl Into<String>) -> Self {
+        Self::Malformed {
+            path: path.as_ref().to_path_buf(),
+            format,
+            problem: problem.into(),
+        }
+    }
+}

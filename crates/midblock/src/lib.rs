@@ -1,0 +1,12 @@
+//! See where supervised fine-tuning changes a language model, layer by layer.
+//!
+//! One module is one idea; each says in its first lines which.
+
+#![deny(unsafe_code)] // one documented exception: memory maps in `checkpoint`
+
+pub mod checkpoint;
+pub mod error;
+pub mod metrics;
+pub mod run;
+
+pub use error::{Error, Result};
