@@ -65,7 +65,7 @@ impl Dtype {
 
     /// Bytes of `elements` numbers, or `None` if they do not fill whole blocks or the product overflows.
     pub const fn bytes_for(self, elements: usize) -> Option<usize> {
-        if elements % self.block_len() != 0 {
+        if !elements.is_multiple_of(self.block_len()) {
             return None;
         }
         (elements / self.block_len()).checked_mul(self.block_bytes())
