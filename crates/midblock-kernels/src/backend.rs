@@ -92,6 +92,8 @@ pub trait Backend: Send + Sync {
     fn write<R: Real>(&self, buffer: &mut Self::Buffer, start: usize, values: &[R]);
     /// Copies `buffer[start..start + out.len()]` to the host.
     fn read<R: Real>(&self, buffer: &Self::Buffer, start: usize, out: &mut [R]);
+    /// Changes the number of elements; the content is unspecified afterwards. Shrinking and growing back allocates nothing.
+    fn resize(&self, buffer: &mut Self::Buffer, len: usize);
     /// Number of elements.
     fn len(&self, buffer: &Self::Buffer) -> usize;
     /// Makes a stored matrix usable. On the CPU this copies nothing.

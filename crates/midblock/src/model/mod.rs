@@ -1,0 +1,25 @@
+//! ids → hidden states → logits.
+//!
+//! One decoder for every family: what differs between Llama, Mistral, Qwen2, Qwen3 and OLMo2 is data in [`Architecture`],
+//! resolved from `config.json`. Dimension letters used everywhere:
+//! `B` batch, `T` positions, `D` hidden, `F` ffn, `H` query heads, `K` kv heads, `E` head dim, `V` vocabulary, `L` blocks,
+//! `R` rank.
+//!
+//! Batches are ragged ([`Batch`]): the tokens of all sequences one after another, no padding anywhere; `rows` is their number.
+//! Hidden states are `h[0]` = embedding output and `h[l]` = output of block `l-1` (0-based), `1 ≤ l ≤ L`, all before the final norm.
+
+mod architecture;
+mod batch;
+mod block;
+mod decoder;
+mod linear;
+mod rope;
+mod tensors;
+
+pub use architecture::{Architecture, BlockShape, NormPlacement, QkNorm};
+pub use batch::Batch;
+pub use block::{Block, Scratch};
+pub use decoder::{Decoder, Ends};
+pub use linear::Linear;
+pub use rope::{Rope, RopeScaling};
+pub use tensors::{BlockTensors, LinearTensors};
