@@ -11,10 +11,15 @@
 //! A batch is *ragged*: the rows of all its sequences one after another, no padding; `rows` is the total number of positions.
 
 mod backend;
+mod cpu;
 mod dtype;
 mod matrix;
 mod quant;
+mod reference;
+mod shapes;
 
 pub use backend::{Accumulate, Activation, Attention, Backend, Real, RopeTable};
+pub use cpu::{Cpu, CpuBuffer};
 pub use dtype::Dtype;
 pub use matrix::{SharedBytes, StoredMatrix};
+pub use reference::{Reference, ReferenceMatrix};
