@@ -45,6 +45,10 @@ impl Backend for Reference {
         }
     }
 
+    fn resize(&self, buffer: &mut Vec<f64>, len: usize) {
+        buffer.resize(len, 0.0);
+    }
+
     fn len(&self, buffer: &Vec<f64>) -> usize {
         buffer.len()
     }

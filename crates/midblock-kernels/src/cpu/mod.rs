@@ -43,6 +43,10 @@ impl Backend for Cpu {
         }
     }
 
+    fn resize(&self, buffer: &mut CpuBuffer, len: usize) {
+        buffer.0.resize(len, 0.0);
+    }
+
     fn len(&self, buffer: &CpuBuffer) -> usize {
         buffer.0.len()
     }

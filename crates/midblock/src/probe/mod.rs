@@ -1,0 +1,13 @@
+//! Watch without touching: several models move through their blocks in lockstep while somebody looks at every layer.
+//!
+//! One block per model is in use at a time, all sequences pass through it, then the next block. Memory is the hidden states of
+//! all sequences, (N·T, D) per model, and nothing grows with the number of blocks: weights stay in their memory-mapped files.
+//!
+//! What models share is computed once: models whose states and next block are identical form one [`Track`]; it splits at the
+//! first block that differs.
+
+mod collect;
+mod lockstep;
+
+pub use collect::{Collector, Pooling, Section};
+pub use lockstep::{Lockstep, Participant, Track};
