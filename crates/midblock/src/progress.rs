@@ -3,8 +3,11 @@
 /// What a progress count counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
-    /// Tokens through one model's blocks.
-    Tokens,
+    /// Tokens through one block; `blocks` of them make one token through one model.
+    BlockTokens {
+        /// L.
+        blocks: u64,
+    },
     /// Bytes downloaded or hashed.
     Bytes,
 }
