@@ -7,6 +7,7 @@
 pub mod checkpoint;
 pub mod error;
 pub mod metrics;
+pub mod rng;
 pub mod run;
 
 pub use error::{Error, Result};
