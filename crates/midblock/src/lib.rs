@@ -7,7 +7,13 @@
 pub mod checkpoint;
 pub mod error;
 pub mod metrics;
-pub mod rng;
+pub mod model;
+pub mod probe;
+pub mod progress;
+pub mod report;
+mod rng;
 pub mod run;
+pub mod study;
+pub mod tokens;
 
 pub use error::{Error, Result};

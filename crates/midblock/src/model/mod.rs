@@ -13,6 +13,7 @@ mod batch;
 mod block;
 mod decoder;
 mod linear;
+pub mod memory;
 mod rope;
 mod tensors;
 
