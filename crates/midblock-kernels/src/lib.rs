@@ -11,6 +11,7 @@
 //! A batch is *ragged*: the rows of all its sequences one after another, no padding; `rows` is the total number of positions.
 
 mod backend;
+pub mod baseline;
 mod cpu;
 mod dtype;
 mod matrix;

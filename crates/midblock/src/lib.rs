@@ -11,7 +11,7 @@ pub mod model;
 pub mod probe;
 pub mod progress;
 pub mod report;
-mod rng;
+pub mod rng;
 pub mod run;
 pub mod study;
 pub mod tokens;

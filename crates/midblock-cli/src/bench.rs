@@ -1,0 +1,205 @@
+//! `midblock bench`: what this machine can do and how much of it the engine uses, as JSON, with checksums.
+
+use crate::{args, checkpoint};
+use anyhow::Result;
+use midblock::{
+    checkpoint::{Checkpoint, ConfigJson},
+    model::{Architecture, Batch, Decoder, Scratch},
+    rng,
+};
+use midblock_kernels::{Accumulate, Backend, Cpu, StoredMatrix, baseline::gemm_linear};
+use rand::RngExt;
+use serde_json::{Value, json};
+use std::time::Instant;
+
+/// Rounds that warm caches and clocks up before timing.
+const WARM_UP: usize = 2;
+
+/// SmolLM2-135M, the shape of the published figures.
+const SMOLLM2: &str = r#"{"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+    "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5, "rope_theta": 100000.0, "tie_word_embeddings": true}"#;
+
+/// Runs the products and the forward pass in turns, so that all figures share the machine's good and bad moments.
+pub fn run(args: &args::Bench, common: &args::Common) -> Result<()> {
+    let checkpoint = match &args.checkpoint {
+        Some(spec) => checkpoint::open(spec, common)?,
+        None => {
+            let value = serde_json::from_str(SMOLLM2)?;
+            Checkpoint::random(ConfigJson { path: "SmolLM2-135M (random weights)".into(), value }, 0)?
+        }
+    };
+    let backend = Cpu;
+    let decoder = Decoder::load(&backend, &checkpoint)?;
+    let rows = args.batch * args.length;
+    let mut products = Products::new(decoder.architecture(), rows);
+    let mut forward = Forward::new(&backend, &decoder, args);
+    for round in 0..WARM_UP + args.steps {
+        products.step(&backend, round >= WARM_UP);
+        forward.step(round >= WARM_UP);
+    }
+    let report = json!({
+        "checkpoint": checkpoint.label(),
+        "threads": rayon::current_num_threads(),
+        "rows": rows,
+        "steps": args.steps,
+        "products": products.report(),
+        "forward": forward.report(decoder.architecture(), products.gemm_seconds_per_block()),
+        "peak_rss_mib": midblock::run::peak_rss_bytes().map(|bytes| bytes >> 20),
+    });
+    println!("{}", serde_json::to_string_pretty(&report)?);
+    Ok(())
+}
+
+/// The matrix products of one block: the engine's against the `gemm` crate's.
+struct Products {
+    rows: usize,
+    shapes: Vec<Shape>,
+}
+
+struct Shape {
+    name: &'static str,
+    n: usize,
+    k: usize,
+    x: Vec<f32>,
+    w: Vec<f32>,
+    ours_s: Vec<f64>,
+    gemm_s: Vec<f64>,
+    largest_difference: f32,
+}
+
+impl Products {
+    fn new(architecture: &Architecture, rows: usize) -> Self {
+        let mut random = rng::stream(0, "bench", &[]);
+        let mut values = |len: usize| (0..len).map(|_| random.random::<f32>() - 0.5).collect::<Vec<f32>>();
+        let shape = |&(name, [n, k], _): &(&'static str, [usize; 2], bool)| Shape {
+            name,
+            n,
+            k,
+            x: values(rows * k),
+            w: values(n * k),
+            ours_s: Vec::new(),
+            gemm_s: Vec::new(),
+            largest_difference: 0.0,
+        };
+        Self { rows, shapes: architecture.block_shape().linears.iter().map(shape).collect() }
+    }
+
+    fn step(&mut self, backend: &Cpu, record: bool) {
+        let rows = self.rows;
+        for shape in &mut self.shapes {
+            let (n, k) = (shape.n, shape.k);
+            let mut expected = vec![0.0; rows * n];
+            let start = Instant::now();
+            gemm_linear(rows, n, k, &shape.x, &shape.w, &mut expected);
+            let gemm_s = start.elapsed().as_secs_f64();
+
+            let matrix = backend.matrix(StoredMatrix::from_f32([n, k], &shape.w));
+            let x = backend.upload(&shape.x);
+            let mut y = backend.zeros(rows * n);
+            let start = Instant::now();
+            backend.linear(&x, &matrix, rows, Accumulate::Write, &mut y);
+            let ours_s = start.elapsed().as_secs_f64();
+
+            let mut got = vec![0f32; rows * n];
+            backend.read(&y, 0, &mut got);
+            let difference = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            shape.largest_difference = shape.largest_difference.max(difference);
+            if record {
+                shape.gemm_s.push(gemm_s);
+                shape.ours_s.push(ours_s);
+            }
+        }
+    }
+
+    /// Median seconds the `gemm` crate takes for all products of one block.
+    fn gemm_seconds_per_block(&self) -> f64 {
+        self.shapes.iter().map(|shape| median(&shape.gemm_s)).sum()
+    }
+
+    fn report(&self) -> Value {
+        let one = |shape: &Shape| {
+            let gflop = 2e-9 * (self.rows * shape.n * shape.k) as f64;
+            let (ours, gemm) = (median(&shape.ours_s), median(&shape.gemm_s));
+            json!({
+                "name": shape.name,
+                "out_in": [shape.n, shape.k],
+                "ours_gflop_per_s": round(gflop / ours),
+                "gemm_gflop_per_s": round(gflop / gemm),
+                "ours_over_gemm": round(gemm / ours),
+                "largest_difference": shape.largest_difference,
+            })
+        };
+        self.shapes.iter().map(one).collect()
+    }
+}
+
+/// The whole forward pass with all hidden states looked at.
+struct Forward<'a> {
+    backend: &'a Cpu,
+    decoder: &'a Decoder<Cpu>,
+    batch: Batch,
+    length: usize,
+    scratch: Scratch<Cpu>,
+    seconds: Vec<f64>,
+    checksum: f64,
+}
+
+impl<'a> Forward<'a> {
+    fn new(backend: &'a Cpu, decoder: &'a Decoder<Cpu>, args: &args::Bench) -> Self {
+        let mut random = rng::stream(1, "bench", &[]);
+        let vocab = decoder.architecture().vocab as u32;
+        let sequence = |_| (0..args.length).map(|_| random.random_range(0..vocab)).collect::<Vec<u32>>();
+        let sequences: Vec<_> = (0..args.batch).map(sequence).collect();
+        let batch = Batch::new(&sequences);
+        let scratch = Scratch::new(backend);
+        Self { backend, decoder, batch, length: args.length, scratch, seconds: Vec::new(), checksum: 0.0 }
+    }
+
+    fn step(&mut self, record: bool) {
+        let mut checksum = 0.0;
+        let start = Instant::now();
+        let rope = self.decoder.rope(self.length);
+        let tap = |_, hidden: &_| {
+            let mut first = [0f64];
+            self.backend.read(hidden, 0, &mut first);
+            checksum += first[0];
+        };
+        self.decoder.forward(self.backend, &self.batch, &rope, &mut self.scratch, tap);
+        if record {
+            self.seconds.push(start.elapsed().as_secs_f64());
+        }
+        self.checksum = checksum;
+    }
+
+    fn report(&self, architecture: &Architecture, gemm_seconds_per_block: f64) -> Value {
+        let tokens = self.batch.rows() as f64;
+        let seconds = median(&self.seconds);
+        let floor = gemm_seconds_per_block * architecture.blocks as f64;
+        json!({
+            "tokens_per_s": round(tokens / seconds),
+            "median_s": round(seconds),
+            "min_s": round(self.seconds.iter().copied().fold(f64::INFINITY, f64::min)),
+            "max_s": round(self.seconds.iter().copied().fold(0.0, f64::max)),
+            "gflop_per_s": round(1e-9 * tokens * (architecture.blocks * architecture.block_flops_per_token()) as f64 / seconds),
+            "gemm_floor_tokens_per_s": round(tokens / floor),
+            "share_of_gemm_rate": round(floor / seconds),
+            "checksum": self.checksum,
+        })
+    }
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        len if len.is_multiple_of(2) => 0.5 * (sorted[len / 2 - 1] + sorted[len / 2]),
+        len => sorted[len / 2],
+    }
+}
+
+/// Four significant digits: what a timing is worth.
+fn round(value: f64) -> f64 {
+    format!("{value:.3e}").parse().unwrap_or(value)
+}
