@@ -3,12 +3,25 @@
 //! Whatever the format on disk, tensors go by their Hugging Face names, the configuration is that of `config.json`, and
 //! weights stay where they are: memory-mapped, in their storage format.
 
+mod finite;
+mod folder;
+mod hub;
+mod mapped;
+mod names;
+mod shards;
+mod spec;
 mod tensor;
 
+pub use hub::{HubOptions, OnTransfer, Transfer};
+pub use spec::HubId;
 pub use tensor::{Tensor, TensorSource};
 
+use crate::{Error, Result};
+use spec::{Place, Spec};
 use std::{
     collections::BTreeMap,
+    fs::File,
+    io::Read,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -76,6 +89,71 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// Opens what a user names: a folder, a .gguf or .safetensors file, or a hub id, with or without `+ADAPTER`.
+    ///
+    /// Nothing is read but headers and small files. `on_transfer` is told about downloads.
+    ///
+    /// # Errors
+    /// One that names the file and what is wrong with it; see [`Error`].
+    pub fn open(spec: &str, hub: &HubOptions, on_transfer: OnTransfer<'_>) -> Result<Self> {
+        let Spec { base, adapter } = spec::parse(spec, &|path| Path::new(path).exists())?;
+        let base = match base {
+            Place::Local(path) => path,
+            Place::Hub(id) => hub::fetch_model(&id, hub, on_transfer)?,
+        };
+        if let Some(adapter) = adapter {
+            let problem = format!("adapters cannot be read yet: {adapter:?}");
+            return Err(Error::malformed(&base, "checkpoint", problem));
+        }
+        if base.is_dir() {
+            folder::open(spec, &base)
+        } else {
+            open_file(spec, &base)
+        }
+    }
+
+    /// The tensor of that name.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`] with the most similar name there is.
+    pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        self.source.get(name)?.ok_or_else(|| self.missing(name))
+    }
+
+    /// The tensor of that name, which must have the given shape; `why` names the configuration keys that imply it.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`] or [`Error::TensorShape`].
+    pub fn tensor_of(&self, name: &str, shape: &[usize], why: &str) -> Result<Tensor> {
+        let (_, got) = self.source.describe(name).ok_or_else(|| self.missing(name))?;
+        if got != shape {
+            return Err(Error::TensorShape {
+                path: self.path.clone(),
+                tensor: name.to_owned(),
+                expected: shape.to_vec(),
+                got: got.to_vec(),
+                why: why.to_owned(),
+            });
+        }
+        self.tensor(name)
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        let near = names::nearest(name, self.source.names());
+        Error::MissingTensor {
+            path: self.path.clone(),
+            tensor: name.to_owned(),
+            help: near
+                .map(|near| format!("the most similar one is `{near}`"))
+                .unwrap_or_default(),
+        }
+    }
+
+    /// The low-rank change of the parameter `name`, if an adapter makes one.
+    pub fn adapter_for(&self, name: &str) -> Option<&LowRank> {
+        self.adapter.as_ref()?.pairs.get(name)
+    }
+
     /// What the user typed.
     pub fn label(&self) -> &str {
         &self.label
@@ -115,4 +193,26 @@ impl Checkpoint {
     pub fn tensors(&self) -> &dyn TensorSource {
         self.source.as_ref()
     }
+}
+
+/// Opens a file by what it is: GGUF by its first bytes, safetensors by its name.
+fn open_file(label: &str, path: &Path) -> Result<Checkpoint> {
+    let has_extension = |wanted: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(wanted));
+    let mut magic = [0; 4];
+    let read = File::open(path)
+        .and_then(|mut file| file.read(&mut magic))
+        .map_err(Error::io("open", path))?;
+    if has_extension("gguf") || &magic[..read] == b"GGUF" {
+        open_gguf(label, path)
+    } else if has_extension("safetensors") {
+        folder::open_file(label, path)
+    } else {
+        let problem = "neither a .safetensors nor a GGUF file".to_owned();
+        Err(Error::malformed(path, "checkpoint", problem))
+    }
+}
+
+/// Opens a GGUF file, which holds configuration, tokenizer and chat template besides the weights.
+fn open_gguf(_label: &str, path: &Path) -> Result<Checkpoint> {
+    Err(Error::malformed(path, "checkpoint", "GGUF files cannot be read yet"))
 }

@@ -45,4 +45,9 @@ pub trait TensorSource: Send + Sync {
 
     /// The tensor, or `None` if there is none of that name.
     fn get(&self, name: &str) -> Result<Option<Tensor>>;
+
+    /// Says that a tensor's data is not needed for a while, so that its pages need not stay in memory.
+    ///
+    /// A hint: bytes in use stay valid and are read again when touched.
+    fn release(&self, _name: &str) {}
 }
