@@ -5,7 +5,11 @@
 /// # Panics
 /// If the lengths do not fit the shape.
 pub fn gemm_linear(rows: usize, n: usize, k: usize, x: &[f32], w: &[f32], y: &mut [f32]) {
-    assert_eq!((x.len(), w.len(), y.len()), (rows * k, n * k, rows * n), "rows {rows}, n {n}, k {k}");
+    assert_eq!(
+        (x.len(), w.len(), y.len()),
+        (rows * k, n * k, rows * n),
+        "rows {rows}, n {n}, k {k}"
+    );
     let [n_stride, k_stride] = [n as isize, k as isize];
     // SAFETY: the three lengths above are those the shapes and strides describe, and y is borrowed mutably.
     unsafe {

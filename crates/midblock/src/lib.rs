@@ -10,10 +10,10 @@ pub mod metrics;
 pub mod model;
 pub mod probe;
 pub mod progress;
-pub mod report;
+// pub mod report;
 pub mod rng;
 pub mod run;
-pub mod study;
-pub mod tokens;
+// pub mod study;
+// pub mod tokens;
 
 pub use error::{Error, Result};

@@ -8,6 +8,7 @@ mod folder;
 mod hub;
 mod mapped;
 mod names;
+mod random;
 mod shards;
 mod spec;
 mod tensor;
@@ -55,7 +56,7 @@ pub enum TokenizerSource {
 }
 
 /// One LoRA pair: `ΔW = scale · B · A`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LowRank {
     /// R.
     pub rank: usize,

@@ -37,9 +37,19 @@ fn random_tensors(architecture: &Architecture, seed: u64) -> RandomTensors {
         let mut random = rng::stream(seed, "random weights", &[tensors.len() as u64]);
         let len = shape.iter().product();
         let half_width = spread * 3f32.sqrt();
-        let values: Vec<f32> = (0..len).map(|_| centre + half_width * (2.0 * random.random::<f32>() - 1.0)).collect();
+        let values: Vec<f32> = (0..len)
+            .map(|_| centre + half_width * (2.0 * random.random::<f32>() - 1.0))
+            .collect();
         let bytes = SharedBytes::from_f32(&values);
-        tensors.insert(name.clone(), Tensor { name, dtype: Dtype::F32, shape, bytes });
+        tensors.insert(
+            name.clone(),
+            Tensor {
+                name,
+                dtype: Dtype::F32,
+                shape,
+                bytes,
+            },
+        );
     };
     let table = vec![architecture.vocab, architecture.hidden];
     insert("model.embed_tokens.weight".into(), table.clone(), 0.02, 0.0);

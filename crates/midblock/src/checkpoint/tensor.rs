@@ -1,7 +1,8 @@
 //! A named tensor in its storage format.
 
 use crate::Result;
-use midblock_kernels::{Dtype, SharedBytes};
+use midblock_kernels::{Dtype, SharedBytes, StoredMatrix};
+use rayon::prelude::*;
 
 /// A tensor as it lies in the file.
 #[derive(Clone, Debug)]
@@ -32,6 +33,27 @@ impl Tensor {
         let mut out = vec![0.0; self.len()];
         self.dtype.widen(self.bytes.as_ref(), &mut out);
         out
+    }
+
+    /// The tensor as a matrix on its way to a device; nothing is copied.
+    ///
+    /// # Panics
+    /// If it does not have two dimensions.
+    pub fn matrix(&self) -> StoredMatrix {
+        let &[out_features, in_features] = self.shape.as_slice() else {
+            panic!("`{}` has shape {:?}, not a matrix", self.name, self.shape)
+        };
+        StoredMatrix::new(self.dtype, [out_features, in_features], self.bytes.clone())
+    }
+
+    /// Whether both hold the same numbers in the same format.
+    pub fn same_values(&self, other: &Self) -> bool {
+        let same_bytes = || {
+            let (a, b) = (self.bytes.as_ref(), other.bytes.as_ref());
+            a.len() == b.len() && a.par_chunks(1 << 20).zip(b.par_chunks(1 << 20)).all(|(a, b)| a == b)
+        };
+        let same_kind = self.dtype == other.dtype && self.shape == other.shape;
+        same_kind && (self.bytes.same_place(&other.bytes) || same_bytes())
     }
 }
 

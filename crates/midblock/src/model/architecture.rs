@@ -167,7 +167,11 @@ impl Architecture {
     /// # Errors
     /// [`Error::ConfigKey`] for the first key that is missing or not supported.
     pub fn resolve(config: &ConfigJson) -> Result<Self> {
-        let keys = Keys { config, at: "", map: &config.value };
+        let keys = Keys {
+            config,
+            at: "",
+            map: &config.value,
+        };
         let model_type = keys.text("model_type")?;
         let family = FAMILIES.iter().find(|f| f.model_type == model_type).ok_or_else(|| {
             let known: Vec<_> = FAMILIES.iter().map(|f| f.model_type).collect();
@@ -183,12 +187,20 @@ impl Architecture {
             None => return Err(keys.error("num_key_value_heads", "a positive whole number")),
         };
         if !heads.is_multiple_of(kv_heads) {
-            return Err(keys.error("num_key_value_heads", &format!("a divisor of num_attention_heads ({heads})")));
+            return Err(keys.error(
+                "num_key_value_heads",
+                &format!("a divisor of num_attention_heads ({heads})"),
+            ));
         }
         let head_dim = match keys.optional_count("head_dim")? {
             Some(head_dim) => head_dim,
             None if hidden.is_multiple_of(heads) => hidden / heads,
-            None => return Err(keys.error("head_dim", "given, as hidden_size is not a multiple of num_attention_heads")),
+            None => {
+                return Err(keys.error(
+                    "head_dim",
+                    "given, as hidden_size is not a multiple of num_attention_heads",
+                ));
+            }
         };
         if !head_dim.is_multiple_of(2) {
             return Err(keys.error("head_dim", "an even number (rotary embedding)"));
@@ -252,7 +264,10 @@ impl Architecture {
     /// Parameters of one block.
     pub fn block_parameters(&self) -> usize {
         let shape = self.block_shape();
-        let linears = shape.linears.iter().map(|(_, [out, inp], bias)| out * inp + if *bias { *out } else { 0 });
+        let linears = shape
+            .linears
+            .iter()
+            .map(|(_, [out, inp], bias)| out * inp + if *bias { *out } else { 0 });
         linears.sum::<usize>() + shape.norms.iter().map(|(_, len)| len).sum::<usize>()
     }
 
@@ -264,18 +279,30 @@ impl Architecture {
 
     /// Multiply-adds × 2 of the blocks' matrices for one token (attention's own products, quadratic in T, not included).
     pub fn block_flops_per_token(&self) -> usize {
-        self.block_shape().linears.iter().map(|(_, [out, inp], _)| 2 * out * inp).sum()
+        self.block_shape()
+            .linears
+            .iter()
+            .map(|(_, [out, inp], _)| 2 * out * inp)
+            .sum()
     }
 }
 
 /// Values that would change the computation in ways the decoder does not know.
 fn refuse_unsupported(keys: &Keys<'_>) -> Result<()> {
-    for (key, allowed) in [("pretraining_tp", Value::from(1)), ("rope_interleaved", Value::from(false))] {
+    for (key, allowed) in [
+        ("pretraining_tp", Value::from(1)),
+        ("rope_interleaved", Value::from(false)),
+    ] {
         if keys.present(key).is_some_and(|value| *value != allowed) {
             return Err(keys.error(key, &format!("{allowed}")));
         }
     }
-    for key in ["partial_rotary_factor", "logit_scale", "attention_multiplier", "residual_multiplier"] {
+    for key in [
+        "partial_rotary_factor",
+        "logit_scale",
+        "attention_multiplier",
+        "residual_multiplier",
+    ] {
         if keys.optional_number(key)?.is_some_and(|value| value != 1.0) {
             return Err(keys.error(key, "absent or 1"));
         }
@@ -313,13 +340,17 @@ fn windows(keys: &Keys<'_>, sliding: Sliding, blocks: usize) -> Result<Vec<Optio
         }
         _ => Ok(vec![window; blocks]),
     };
-    let Some(types) = keys.present("layer_types") else { return uniform() };
+    let Some(types) = keys.present("layer_types") else {
+        return uniform();
+    };
     let types = types.as_array().filter(|types| types.len() == blocks);
     let types = types.ok_or_else(|| keys.error("layer_types", &format!("an array of {blocks} strings")))?;
     let of_type = |value: &Value| match value.as_str() {
         Some("full_attention") => Ok(None),
         Some("sliding_attention") if window.is_some() => Ok(window),
-        Some("sliding_attention") => Err(keys.error("sliding_window", "a positive whole number, as layer_types uses it")),
+        Some("sliding_attention") => {
+            Err(keys.error("sliding_window", "a positive whole number, as layer_types uses it"))
+        }
         _ => Err(keys.error("layer_types", "full_attention or sliding_attention for every block")),
     };
     types.iter().map(of_type).collect()
@@ -333,9 +364,15 @@ fn resolve_rope(keys: &Keys<'_>, head_dim: usize, max_positions: usize) -> Resul
     };
     let own_theta = keys.optional_number("rope_theta")?;
     let Some(nested) = nested else {
-        return Ok(Rope { theta: own_theta.unwrap_or(10_000.0), scaling: RopeScaling::Default });
+        return Ok(Rope {
+            theta: own_theta.unwrap_or(10_000.0),
+            scaling: RopeScaling::Default,
+        });
     };
-    if nested.optional_number("partial_rotary_factor")?.is_some_and(|value| value != 1.0) {
+    if nested
+        .optional_number("partial_rotary_factor")?
+        .is_some_and(|value| value != 1.0)
+    {
         return Err(nested.error("partial_rotary_factor", "absent or 1"));
     }
     let theta = nested.optional_number("rope_theta")?.or(own_theta).unwrap_or(10_000.0);
@@ -350,7 +387,9 @@ fn resolve_rope(keys: &Keys<'_>, head_dim: usize, max_positions: usize) -> Resul
     };
     let scaling = match kind {
         "default" => RopeScaling::Default,
-        "linear" => RopeScaling::Linear { factor: nested.positive("factor")? },
+        "linear" => RopeScaling::Linear {
+            factor: nested.positive("factor")?,
+        },
         "llama3" => RopeScaling::Llama3 {
             factor: nested.positive("factor")?,
             low_freq_factor: nested.positive("low_freq_factor")?,
@@ -380,7 +419,11 @@ fn resolve_rope(keys: &Keys<'_>, head_dim: usize, max_positions: usize) -> Resul
             }
         }
         _ => {
-            let key = if nested.present("rope_type").is_some() { "rope_type" } else { "type" };
+            let key = if nested.present("rope_type").is_some() {
+                "rope_type"
+            } else {
+                "type"
+            };
             return Err(nested.error(key, "default, linear, llama3 or yarn"));
         }
     };
@@ -392,8 +435,17 @@ fn yarn_attention_factor(nested: &Keys<'_>, factor: f64) -> Result<f64> {
     if let Some(given) = nested.optional_number("attention_factor")? {
         return Ok(given);
     }
-    let amplitude = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
-    let (mscale, all_dim) = (nested.optional_number("mscale")?, nested.optional_number("mscale_all_dim")?);
+    let amplitude = |mscale: f64| {
+        if factor <= 1.0 {
+            1.0
+        } else {
+            0.1 * mscale * factor.ln() + 1.0
+        }
+    };
+    let (mscale, all_dim) = (
+        nested.optional_number("mscale")?,
+        nested.optional_number("mscale_all_dim")?,
+    );
     Ok(match (mscale.filter(|m| *m != 0.0), all_dim.filter(|m| *m != 0.0)) {
         (Some(mscale), Some(all_dim)) => amplitude(mscale) / amplitude(all_dim),
         _ => amplitude(1.0),
@@ -436,8 +488,16 @@ impl<'a> Keys<'a> {
 
     fn object(&self, key: &'static str) -> Result<Option<Keys<'a>>> {
         let map = self.read(key, "an object", Value::as_object)?;
-        let at = if key == "rope_parameters" { "rope_parameters." } else { "rope_scaling." };
-        Ok(map.map(|map| Keys { config: self.config, at, map }))
+        let at = if key == "rope_parameters" {
+            "rope_parameters."
+        } else {
+            "rope_scaling."
+        };
+        Ok(map.map(|map| Keys {
+            config: self.config,
+            at,
+            map,
+        }))
     }
 
     fn optional_text(&self, key: &str) -> Result<Option<&'a str>> {
@@ -477,7 +537,8 @@ impl<'a> Keys<'a> {
     }
 
     fn count(&self, key: &str) -> Result<usize> {
-        self.optional_count(key)?.ok_or_else(|| self.error(key, "a positive whole number"))
+        self.optional_count(key)?
+            .ok_or_else(|| self.error(key, "a positive whole number"))
     }
 }
 

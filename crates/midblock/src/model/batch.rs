@@ -11,7 +11,11 @@ pub struct Batch {
 impl Batch {
     /// Lays `sequences` one after another.
     pub fn new<S: AsRef<[u32]>>(sequences: &[S]) -> Self {
-        let mut batch = Self { ids: Vec::new(), positions: Vec::new(), offsets: vec![0] };
+        let mut batch = Self {
+            ids: Vec::new(),
+            positions: Vec::new(),
+            offsets: vec![0],
+        };
         for sequence in sequences {
             let sequence = sequence.as_ref();
             batch.ids.extend_from_slice(sequence);

@@ -50,7 +50,15 @@ impl<B: Backend> Scratch<B> {
     /// Empty buffers; they grow with the first batch.
     pub fn new(backend: &B) -> Self {
         let empty = || backend.zeros(0);
-        Self { x: empty(), q: empty(), k: empty(), v: empty(), y: empty(), gate: empty(), up: empty() }
+        Self {
+            x: empty(),
+            q: empty(),
+            k: empty(),
+            v: empty(),
+            y: empty(),
+            gate: empty(),
+            up: empty(),
+        }
     }
 
     /// Bytes that a batch of `rows` rows needs.
@@ -65,7 +73,10 @@ impl<B: Backend> Block<B> {
     /// Hands a block's tensors to the device.
     pub fn new(backend: &B, architecture: &Architecture, tensors: &BlockTensors<'_>) -> Self {
         let [q, k, v, o, gate, up, down] = tensors.linears.as_slice() else {
-            panic!("invariant: a block has seven linear layers, got {}", tensors.linears.len())
+            panic!(
+                "invariant: a block has seven linear layers, got {}",
+                tensors.linears.len()
+            )
         };
         let linear = |tensors| Linear::new(backend, tensors);
         let norm = |i: usize| backend.upload(&tensors.norms[i].to_f32());
@@ -105,17 +116,21 @@ impl<B: Backend> Block<B> {
             NormPlacement::Before => {
                 backend.rms_norm(hidden, &self.attention_norm, self.eps, &mut scratch.x);
                 self.attend(backend, batch, rope, None, scratch);
-                self.o.forward(backend, &scratch.y, batch.rows(), Accumulate::Add, hidden);
+                self.o
+                    .forward(backend, &scratch.y, batch.rows(), Accumulate::Add, hidden);
                 backend.rms_norm(hidden, &self.mlp_norm, self.eps, &mut scratch.x);
                 self.expand(backend, batch.rows(), None, scratch);
-                self.down.forward(backend, &scratch.gate, batch.rows(), Accumulate::Add, hidden);
+                self.down
+                    .forward(backend, &scratch.gate, batch.rows(), Accumulate::Add, hidden);
             }
             NormPlacement::After => {
                 self.attend(backend, batch, rope, Some(hidden), scratch);
-                self.o.forward(backend, &scratch.y, batch.rows(), Accumulate::Write, &mut scratch.x);
+                self.o
+                    .forward(backend, &scratch.y, batch.rows(), Accumulate::Write, &mut scratch.x);
                 self.add_normed(backend, &self.attention_norm, hidden, scratch);
                 self.expand(backend, batch.rows(), Some(hidden), scratch);
-                self.down.forward(backend, &scratch.gate, batch.rows(), Accumulate::Write, &mut scratch.x);
+                self.down
+                    .forward(backend, &scratch.gate, batch.rows(), Accumulate::Write, &mut scratch.x);
                 self.add_normed(backend, &self.mlp_norm, hidden, scratch);
             }
         }

@@ -100,7 +100,11 @@ impl<B: Backend> Decoder<B> {
             Ok(Block::new(backend, &architecture, &tensors))
         };
         let blocks = (0..architecture.blocks).map(block).collect::<Result<_>>()?;
-        Ok(Self { architecture, ends, blocks })
+        Ok(Self {
+            architecture,
+            ends,
+            blocks,
+        })
     }
 
     /// What the model is.

@@ -25,7 +25,10 @@ impl<B: Backend> Linear<B> {
     /// Hands the tensors to the device.
     pub fn new(backend: &B, tensors: &LinearTensors<'_>) -> Self {
         let &[out, inp] = tensors.weight.shape.as_slice() else {
-            panic!("invariant: a linear weight has two dimensions, got {:?}", tensors.weight.shape)
+            panic!(
+                "invariant: a linear weight has two dimensions, got {:?}",
+                tensors.weight.shape
+            )
         };
         let delta = |pair: &LowRank| Delta {
             rank: pair.rank,
@@ -48,7 +51,10 @@ impl<B: Backend> Linear<B> {
 
     /// Several layers on the same x, such as q, k and v; outputs are overwritten.
     pub fn forward_all(backend: &B, x: &B::Buffer, rows: usize, layers: &mut [(&Self, &mut B::Buffer)]) {
-        let mut pairs: Vec<_> = layers.iter_mut().map(|(layer, out)| (&layer.weight, &mut **out)).collect();
+        let mut pairs: Vec<_> = layers
+            .iter_mut()
+            .map(|(layer, out)| (&layer.weight, &mut **out))
+            .collect();
         backend.linears(x, rows, Accumulate::Write, &mut pairs);
         for (layer, out) in layers {
             layer.finish(backend, x, rows, out);

@@ -63,5 +63,8 @@ pub fn training_bytes<B: Backend>(architecture: &Architecture, trained: &Trained
         Trained::Lora { .. } => 0,
     };
     let interiors = 3 * Scratch::<B>::bytes(a, rows); // values, their gradients, the head's chunk
-    (copies * parameters * F32 + kept_inputs + largest_gradient + interiors, parameters)
+    (
+        copies * parameters * F32 + kept_inputs + largest_gradient + interiors,
+        parameters,
+    )
 }

@@ -64,7 +64,12 @@ impl Rope {
             RopeScaling::Default => plain.collect(),
             RopeScaling::Linear { factor } => plain.map(|f| f / factor).collect(),
             RopeScaling::Factors(factors) => plain.zip(factors).map(|(f, factor)| f / factor).collect(),
-            &RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_positions } => plain
+            &RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_positions,
+            } => plain
                 .map(|f| {
                     // rotations within the original context: keep above `high`, divide below `low`, blend between
                     let rotations = original_positions * f / (2.0 * PI);
@@ -73,11 +78,17 @@ impl Rope {
                     keep * f + (1.0 - keep) * f / factor
                 })
                 .collect(),
-            &RopeScaling::Yarn { factor, beta_fast, beta_slow, original_positions, truncate, .. } => {
+            &RopeScaling::Yarn {
+                factor,
+                beta_fast,
+                beta_slow,
+                original_positions,
+                truncate,
+                ..
+            } => {
                 let dim = head_dim as f64;
-                let index_of = |rotations: f64| {
-                    dim * (original_positions / (rotations * 2.0 * PI)).ln() / (2.0 * self.theta.ln())
-                };
+                let index_of =
+                    |rotations: f64| dim * (original_positions / (rotations * 2.0 * PI)).ln() / (2.0 * self.theta.ln());
                 let (mut low, mut high) = (index_of(beta_fast), index_of(beta_slow));
                 if truncate {
                     (low, high) = (low.floor(), high.ceil());
@@ -102,10 +113,8 @@ impl Rope {
             _ => 1.0,
         };
         let frequencies: Vec<f32> = self.frequencies(head_dim).iter().map(|&f| f as f32).collect();
-        let angles = || {
-            (0..positions)
-                .flat_map(|position| frequencies.iter().map(move |&f| f64::from(position as f32 * f)))
-        };
+        let angles =
+            || (0..positions).flat_map(|position| frequencies.iter().map(move |&f| f64::from(position as f32 * f)));
         RopeTable {
             cos: angles().map(|a| (a.cos() * amplitude) as f32).collect(),
             sin: angles().map(|a| (a.sin() * amplitude) as f32).collect(),
@@ -120,7 +129,10 @@ mod tests {
 
     #[test]
     fn plain_frequencies_are_powers_of_the_base() {
-        let rope = Rope { theta: 10_000.0, scaling: RopeScaling::Default };
+        let rope = Rope {
+            theta: 10_000.0,
+            scaling: RopeScaling::Default,
+        };
         let expected = [1.0, 0.1, 0.01, 0.001];
         for (got, want) in rope.frequencies(8).iter().zip(expected) {
             assert!((got - want).abs() < 1e-15, "{got} {want}");
@@ -138,8 +150,16 @@ mod tests {
             high_freq_factor: 4.0,
             original_positions: 8192.0,
         };
-        let plain = Rope { theta: 500_000.0, scaling: RopeScaling::Default }.frequencies(128);
-        let scaled = Rope { theta: 500_000.0, scaling }.frequencies(128);
+        let plain = Rope {
+            theta: 500_000.0,
+            scaling: RopeScaling::Default,
+        }
+        .frequencies(128);
+        let scaled = Rope {
+            theta: 500_000.0,
+            scaling,
+        }
+        .frequencies(128);
         assert_eq!(scaled[0], plain[0]);
         assert!((scaled[63] - plain[63] / 8.0).abs() < 1e-18);
         assert!(scaled.windows(2).all(|w| w[0] > w[1]));

@@ -37,7 +37,9 @@ impl<'a> BlockTensors<'a> {
             let weight = name(part, "weight");
             Ok(LinearTensors {
                 weight: checkpoint.tensor_of(&weight, &[out, inp], shape_keys(part))?,
-                bias: bias.then(|| checkpoint.tensor_of(&name(part, "bias"), &[out], shape_keys(part))).transpose()?,
+                bias: bias
+                    .then(|| checkpoint.tensor_of(&name(part, "bias"), &[out], shape_keys(part)))
+                    .transpose()?,
                 delta: checkpoint.adapter_for(&weight),
             })
         };
@@ -51,7 +53,10 @@ impl<'a> BlockTensors<'a> {
 
     /// All stored tensors.
     pub fn tensors(&self) -> impl Iterator<Item = &Tensor> {
-        let linears = self.linears.iter().flat_map(|l| std::iter::once(&l.weight).chain(&l.bias));
+        let linears = self
+            .linears
+            .iter()
+            .flat_map(|l| std::iter::once(&l.weight).chain(&l.bias));
         linears.chain(&self.norms)
     }
 

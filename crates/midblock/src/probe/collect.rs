@@ -47,13 +47,26 @@ impl Collector {
             .enumerate()
             .flat_map(|(index, batch)| batch.offsets().windows(2).map(move |w| (index, w[0]..w[1])))
             .collect();
-        let groups = places.iter().enumerate().map(|(i, (_, rows))| view_groups(rows.len(), i, seed)).collect();
-        Self { hidden, pooling, sections, places, groups }
+        let groups = places
+            .iter()
+            .enumerate()
+            .map(|(i, (_, rows))| view_groups(rows.len(), i, seed))
+            .collect();
+        Self {
+            hidden,
+            pooling,
+            sections,
+            places,
+            groups,
+        }
     }
 
     /// One capture per section of the states of one track.
     pub fn collect<B: Backend>(&self, backend: &B, states: &[B::Buffer]) -> Vec<Capture> {
-        self.sections.iter().map(|section| self.collect_section(backend, states, section)).collect()
+        self.sections
+            .iter()
+            .map(|section| self.collect_section(backend, states, section))
+            .collect()
     }
 
     fn collect_section<B: Backend>(&self, backend: &B, states: &[B::Buffer], section: &Section) -> Capture {
@@ -70,16 +83,20 @@ impl Collector {
         let sequences = section.sequences.clone().into_par_iter();
         let pooled = capture.pooled.par_chunks_mut(d);
         let views = capture.views.par_chunks_mut(VIEWS * d);
-        sequences.zip(pooled).zip(views).zip(tokens).for_each(|(((sequence, pooled), views), tokens)| {
-            let (batch, rows) = &self.places[sequence];
-            let mut states_of_sample = vec![0f32; rows.len() * d]; // (T, D)
-            backend.read(&states[*batch], rows.start * d, &mut states_of_sample);
-            pool(self.pooling, d, &states_of_sample, pooled);
-            pool_views(&self.groups[sequence], d, &states_of_sample, views);
-            if let Some(tokens) = tokens {
-                *tokens = states_of_sample;
-            }
-        });
+        sequences
+            .zip(pooled)
+            .zip(views)
+            .zip(tokens)
+            .for_each(|(((sequence, pooled), views), tokens)| {
+                let (batch, rows) = &self.places[sequence];
+                let mut states_of_sample = vec![0f32; rows.len() * d]; // (T, D)
+                backend.read(&states[*batch], rows.start * d, &mut states_of_sample);
+                pool(self.pooling, d, &states_of_sample, pooled);
+                pool_views(&self.groups[sequence], d, &states_of_sample, views);
+                if let Some(tokens) = tokens {
+                    *tokens = states_of_sample;
+                }
+            });
         capture
     }
 }
@@ -136,8 +153,16 @@ mod tests {
     /// Sequences of 5, 2 and 4 tokens with D = 2; the state of row `r` is (r, 10·r).
     fn captures(pooling: Pooling) -> Vec<Capture> {
         let batches = [Batch::new(&[vec![0; 5], vec![0; 2]]), Batch::new(&[vec![0; 4]])];
-        let sections =
-            vec![Section { sequences: 0..2, token_samples: 1 }, Section { sequences: 2..3, token_samples: 9 }];
+        let sections = vec![
+            Section {
+                sequences: 0..2,
+                token_samples: 1,
+            },
+            Section {
+                sequences: 2..3,
+                token_samples: 9,
+            },
+        ];
         let states = |rows: Range<usize>| -> Vec<f64> { rows.flat_map(|r| [r as f64, 10.0 * r as f64]).collect() };
         let backend = Reference;
         let states = [backend.upload(&states(0..7)), backend.upload(&states(7..11))];
@@ -162,7 +187,10 @@ mod tests {
     #[test]
     fn views_split_a_sample_evenly_and_short_samples_have_none() {
         let [first, second] = captures(Pooling::Mean).try_into().unwrap();
-        assert!(first.views[VIEWS * 2..].iter().all(|x| x.is_nan()), "two tokens cannot fill four groups");
+        assert!(
+            first.views[VIEWS * 2..].iter().all(|x| x.is_nan()),
+            "two tokens cannot fill four groups"
+        );
         let mut firsts: Vec<f64> = second.views.chunks(2).map(|v| v[0]).collect();
         firsts.sort_by(f64::total_cmp);
         assert_eq!(firsts, [7.0, 8.0, 9.0, 10.0]);

@@ -144,8 +144,14 @@ impl<'a, B: Backend> Lockstep<'a, B> {
         shared_by: usize,
         progress: &dyn Progress,
     ) -> Result<()> {
-        let Participant { checkpoint, architecture, .. } = &self.participants[member];
-        tensors.tensors().try_for_each(|tensor| tensor.check_finite(checkpoint.path()))?;
+        let Participant {
+            checkpoint,
+            architecture,
+            ..
+        } = &self.participants[member];
+        tensors
+            .tensors()
+            .try_for_each(|tensor| tensor.check_finite(checkpoint.path()))?;
         let block = Block::new(self.backend, architecture, tensors);
         for (batch, hidden) in self.batches.iter().zip(states) {
             if progress.cancelled() {
@@ -163,7 +169,12 @@ impl<'a, B: Backend> Lockstep<'a, B> {
         let tables: Vec<Tensor> = self
             .participants
             .iter()
-            .map(|p| Ok(Ends::<B>::tensors(p.checkpoint, &p.architecture)?.into_iter().next().expect("invariant: two")))
+            .map(|p| {
+                Ok(Ends::<B>::tensors(p.checkpoint, &p.architecture)?
+                    .into_iter()
+                    .next()
+                    .expect("invariant: two"))
+            })
             .collect::<Result<_>>()?;
         let everyone: Vec<usize> = (0..self.participants.len()).collect();
         for members in partition(&everyone, |a, b| tables[a].same_values(&tables[b])) {
@@ -171,7 +182,9 @@ impl<'a, B: Backend> Lockstep<'a, B> {
             table.check_finite(self.participants[members[0]].checkpoint.path())?;
             let matrix = self.backend.matrix(table.matrix());
             let embed = |batch: &Batch| {
-                let mut hidden = self.backend.zeros(batch.rows() * self.participants[0].architecture.hidden);
+                let mut hidden = self
+                    .backend
+                    .zeros(batch.rows() * self.participants[0].architecture.hidden);
                 self.backend.embed(&matrix, batch.ids(), &mut hidden);
                 hidden
             };

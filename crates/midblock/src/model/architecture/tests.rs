@@ -2,8 +2,13 @@ use super::*;
 use serde_json::json;
 
 fn resolve(value: Value) -> Result<Architecture> {
-    let Value::Object(value) = value else { panic!("an object") };
-    Architecture::resolve(&ConfigJson { path: "config.json".into(), value })
+    let Value::Object(value) = value else {
+        panic!("an object")
+    };
+    Architecture::resolve(&ConfigJson {
+        path: "config.json".into(),
+        value,
+    })
 }
 
 fn llama(extra: Value) -> Value {
@@ -44,7 +49,8 @@ fn families_differ_where_they_should() {
 
 #[test]
 fn only_upper_blocks_slide_in_qwen2() {
-    let sliding = json!({"model_type": "qwen2", "use_sliding_window": true, "sliding_window": 9, "max_window_layers": 28});
+    let sliding =
+        json!({"model_type": "qwen2", "use_sliding_window": true, "sliding_window": 9, "max_window_layers": 28});
     let a = resolve(llama(sliding)).unwrap();
     assert_eq!(&a.windows[27..], [None, Some(9), Some(9)]);
 }
@@ -57,7 +63,9 @@ fn both_spellings_of_rope_agree() {
     new["rope_theta"] = json!(100_000.0);
     let new = resolve(llama(json!({"rope_theta": null, "rope_parameters": new}))).unwrap();
     assert_eq!(old.rope, new.rope);
-    let RopeScaling::Yarn { attention_factor, .. } = old.rope.scaling else { panic!("yarn") };
+    let RopeScaling::Yarn { attention_factor, .. } = old.rope.scaling else {
+        panic!("yarn")
+    };
     assert!((attention_factor - 1.138_629_436_111_989).abs() < 1e-12);
 }
 
@@ -67,8 +75,14 @@ fn unsupported_values_name_the_key() {
         (json!({"model_type": "mamba"}), "model_type"),
         (json!({"hidden_act": "relu"}), "hidden_act"),
         (json!({"pretraining_tp": 2}), "pretraining_tp"),
-        (json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}), "rope_scaling.type"),
-        (json!({"rope_parameters": {"rope_type": "linear", "factor": 0}}), "rope_parameters.factor"),
+        (
+            json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}),
+            "rope_scaling.type",
+        ),
+        (
+            json!({"rope_parameters": {"rope_type": "linear", "factor": 0}}),
+            "rope_parameters.factor",
+        ),
         (json!({"quantization_config": {"bits": 4}}), "quantization_config"),
         (json!({"hidden_size": 0}), "hidden_size"),
         (json!({"hidden_size": -3}), "hidden_size"),
