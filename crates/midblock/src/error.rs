@@ -118,6 +118,17 @@ pub enum Error {
         help: String,
     },
 
+    /// A hidden state is NaN or infinite although every weight is finite.
+    #[error("{model}: the hidden state of sample {sample} is not finite after layer {layer}\n  help: its weights overflow f32 arithmetic; `midblock inspect` shows their formats")]
+    StateNotFinite {
+        /// Name of the model in the run.
+        model: String,
+        /// 0 is the embedding, `l` the output of block `l`.
+        layer: usize,
+        /// `file:row`.
+        sample: String,
+    },
+
     /// The caller asked to stop (Ctrl-C).
     #[error("interrupted")]
     Interrupted,

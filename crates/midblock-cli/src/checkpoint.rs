@@ -1,0 +1,18 @@
+//! Opening checkpoints from the command line.
+
+use crate::{args, progress::Terminal};
+use anyhow::Result;
+use midblock::checkpoint::{Checkpoint, HubOptions};
+
+/// Opens `spec` with the hub settings of the environment and the flags, showing downloads.
+pub fn open(spec: &str, common: &args::Common) -> Result<Checkpoint> {
+    let terminal = Terminal::new(common.quiet);
+    Ok(Checkpoint::open(spec, &hub(common), &mut |transfer| terminal.transfer(&transfer))?)
+}
+
+/// Hub settings of the environment, with `--offline`.
+pub fn hub(common: &args::Common) -> HubOptions {
+    let mut hub = HubOptions::from_env();
+    hub.offline |= common.offline;
+    hub
+}

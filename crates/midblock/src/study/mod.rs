@@ -1,0 +1,10 @@
+//! A whole experiment, composed of the other rooms.
+
+mod analyze;
+mod clock;
+mod describe;
+mod layers;
+mod weights;
+
+pub use analyze::{AnalyzeConfig, BASE, Variant, analyze};
+pub use layers::Layers;
