@@ -1,0 +1,7 @@
+//! Parity with Hugging Face transformers on tiny checkpoints of every family (`fixtures/README.md`).
+
+mod difference;
+mod fixture;
+mod forward;
+mod mutations;
+mod outputs;

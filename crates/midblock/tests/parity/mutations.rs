@@ -1,0 +1,254 @@
+//! The parity tests can fail: each classic mistake, built into the backend, puts every fixture it concerns out of tolerance.
+
+use crate::{
+    difference::Difference,
+    fixture::{Fixture, Run},
+    forward::{FAMILIES, SINGLE},
+    outputs::compare,
+};
+use midblock::model::Architecture;
+use midblock_kernels::{Accumulate, Activation, Attention, Backend, Cpu, Real, RopeTable, StoredMatrix};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Mistake {
+    None,
+    SwapFirstAndLastHead,
+    /// RoPE is relative: shifting queries and keys alike would change nothing.
+    ShiftQueryPositions,
+    DropCausalMask,
+    DropWindow,
+    WidenWindowByOne,
+    LeakBetweenSequences,
+    ForgetNormEpsilon,
+    ForgetNormWeight,
+    SwapGateAndUp,
+}
+
+/// [`Cpu`] with one mistake.
+struct Mutant {
+    cpu: Cpu,
+    mistake: Mistake,
+    /// H, which tells queries from keys.
+    heads: usize,
+}
+
+type Buffer = <Cpu as Backend>::Buffer;
+
+impl Mutant {
+    fn values(&self, buffer: &Buffer) -> Vec<f32> {
+        let mut values = vec![0.0; self.cpu.len(buffer)];
+        self.cpu.read(buffer, 0, &mut values);
+        values
+    }
+
+    /// Attention in which every position sees its whole sequence.
+    fn attend_everywhere(&self, shape: &Attention<'_>, [q, k, v]: [&Buffer; 3], out: &mut Buffer) {
+        let [q, k, v] = [q, k, v].map(|buffer| self.values(buffer));
+        let e = shape.head_dim;
+        let head =
+            |values: &[f32], row: usize, head: usize, heads: usize| values[(row * heads + head) * e..][..e].to_vec();
+        for ends in shape.offsets.windows(2) {
+            for (row, h) in (ends[0]..ends[1]).flat_map(|row| (0..shape.heads).map(move |h| (row, h))) {
+                let kv_head = h / (shape.heads / shape.kv_heads);
+                let query = head(&q, row, h, shape.heads);
+                let mut sum = 0.0;
+                let mut mean = vec![0.0; e];
+                for other in ends[0]..ends[1] {
+                    let key = head(&k, other, kv_head, shape.kv_heads);
+                    let weight = (query.iter().zip(&key).map(|(a, b)| a * b).sum::<f32>() * shape.scale).exp();
+                    sum += weight;
+                    for (m, x) in mean.iter_mut().zip(head(&v, other, kv_head, shape.kv_heads)) {
+                        *m += weight * x;
+                    }
+                }
+                mean.iter_mut().for_each(|m| *m /= sum);
+                self.cpu.write(out, (row * shape.heads + h) * e, &mean);
+            }
+        }
+    }
+
+    fn swap_heads(&self, shape: &Attention<'_>, out: &mut Buffer) {
+        let e = shape.head_dim;
+        let mut values = self.values(out);
+        for row in values.chunks_mut(shape.heads * e) {
+            let (first, rest) = row.split_at_mut(e);
+            let last = rest.len() - e;
+            first.swap_with_slice(&mut rest[last..]);
+        }
+        self.cpu.write(out, 0, &values);
+    }
+}
+
+impl Backend for Mutant {
+    type Buffer = Buffer;
+    type Matrix = <Cpu as Backend>::Matrix;
+
+    fn rope(&self, x: &mut Buffer, table: &RopeTable, positions: &[u32], heads: usize) {
+        if self.mistake == Mistake::ShiftQueryPositions && heads == self.heads {
+            let shifted: Vec<_> = positions.iter().map(|p| p + 1).collect();
+            self.cpu.rope(x, table, &shifted, heads);
+        } else {
+            self.cpu.rope(x, table, positions, heads);
+        }
+    }
+
+    fn attention(&self, shape: &Attention<'_>, q: &Buffer, k: &Buffer, v: &Buffer, out: &mut Buffer) {
+        let mut shape = shape.clone();
+        let all = [0, shape.offsets.last().copied().unwrap_or(0)];
+        match self.mistake {
+            Mistake::DropWindow => shape.window = None,
+            Mistake::WidenWindowByOne => shape.window = shape.window.map(|w| w + 1),
+            Mistake::LeakBetweenSequences => shape.offsets = &all,
+            _ => {}
+        }
+        if self.mistake == Mistake::DropCausalMask {
+            self.attend_everywhere(&shape, [q, k, v], out);
+        } else {
+            self.cpu.attention(&shape, q, k, v, out);
+        }
+        if self.mistake == Mistake::SwapFirstAndLastHead {
+            self.swap_heads(&shape, out);
+        }
+    }
+
+    fn rms_norm(&self, x: &Buffer, weight: &Buffer, eps: f32, out: &mut Buffer) {
+        match self.mistake {
+            Mistake::ForgetNormEpsilon => self.cpu.rms_norm(x, weight, 0.0, out),
+            Mistake::ForgetNormWeight => {
+                self.cpu
+                    .rms_norm(x, &self.cpu.upload(&vec![1.0_f32; self.cpu.len(weight)]), eps, out)
+            }
+            _ => self.cpu.rms_norm(x, weight, eps, out),
+        }
+    }
+
+    fn gated(&self, activation: Activation, gate: &mut Buffer, up: &Buffer) {
+        if self.mistake == Mistake::SwapGateAndUp {
+            let mut swapped = self.cpu.upload(&self.values(up));
+            self.cpu.gated(activation, &mut swapped, gate);
+            *gate = swapped;
+        } else {
+            self.cpu.gated(activation, gate, up);
+        }
+    }
+
+    // The rest is the CPU's.
+    fn zeros(&self, len: usize) -> Buffer {
+        self.cpu.zeros(len)
+    }
+    fn upload<R: Real>(&self, values: &[R]) -> Buffer {
+        self.cpu.upload(values)
+    }
+    fn write<R: Real>(&self, buffer: &mut Buffer, start: usize, values: &[R]) {
+        self.cpu.write(buffer, start, values);
+    }
+    fn read<R: Real>(&self, buffer: &Buffer, start: usize, out: &mut [R]) {
+        self.cpu.read(buffer, start, out);
+    }
+    fn resize(&self, buffer: &mut Buffer, len: usize) {
+        self.cpu.resize(buffer, len);
+    }
+    fn len(&self, buffer: &Buffer) -> usize {
+        self.cpu.len(buffer)
+    }
+    fn matrix(&self, stored: StoredMatrix) -> Self::Matrix {
+        self.cpu.matrix(stored)
+    }
+    fn embed(&self, table: &Self::Matrix, ids: &[u32], out: &mut Buffer) {
+        self.cpu.embed(table, ids, out);
+    }
+    fn linear(&self, x: &Buffer, w: &Self::Matrix, rows: usize, mode: Accumulate, out: &mut Buffer) {
+        self.cpu.linear(x, w, rows, mode, out);
+    }
+    fn add_bias(&self, x: &mut Buffer, bias: &Buffer) {
+        self.cpu.add_bias(x, bias);
+    }
+    fn add(&self, x: &mut Buffer, y: &Buffer) {
+        self.cpu.add(x, y);
+    }
+    fn scale(&self, x: &mut Buffer, factor: f32) {
+        self.cpu.scale(x, factor);
+    }
+    fn cross_entropy(&self, x: &Buffer, head: &Self::Matrix, targets: &[u32]) -> Vec<f64> {
+        self.cpu.cross_entropy(x, head, targets)
+    }
+}
+
+/// The worst of all comparisons of a fixture when the backend makes `mistake`.
+fn worst(name: &'static str, mistake: Mistake) -> Difference {
+    let fixture = Fixture::open(name);
+    let architecture = Architecture::resolve(fixture.checkpoint.config()).expect("the configuration resolves");
+    assert_ne!(
+        architecture.heads, architecture.kv_heads,
+        "{name}: queries and keys can be told apart"
+    );
+    let mutant = Mutant {
+        cpu: Cpu::new(),
+        mistake,
+        heads: architecture.heads,
+    };
+    Difference::worst_of(compare(&mutant, &fixture, Run::Single))
+}
+
+/// In all these fixtures the mistake shows, far beyond any rounding.
+fn must_show(mistake: Mistake, names: &[&'static str]) {
+    for &name in names {
+        let worst = worst(name, mistake);
+        assert!(worst.max > 10.0 * SINGLE, "{mistake:?} goes unnoticed: {worst}");
+    }
+}
+
+const SLIDING: &[&str] = &["mistral", "qwen2", "qwen3-layer-types"];
+
+#[test]
+fn without_a_mistake_nothing_shows() {
+    for name in FAMILIES {
+        let worst = worst(name, Mistake::None);
+        assert!(worst.max <= SINGLE, "{worst}");
+    }
+}
+
+#[test]
+fn swapped_heads_show() {
+    must_show(Mistake::SwapFirstAndLastHead, FAMILIES);
+}
+
+#[test]
+fn rope_shifted_by_one_position_shows() {
+    must_show(Mistake::ShiftQueryPositions, FAMILIES);
+}
+
+#[test]
+fn a_missing_causal_mask_shows() {
+    must_show(Mistake::DropCausalMask, FAMILIES);
+}
+
+#[test]
+fn a_missing_window_shows() {
+    must_show(Mistake::DropWindow, SLIDING);
+}
+
+#[test]
+fn a_window_of_one_too_many_shows() {
+    must_show(Mistake::WidenWindowByOne, SLIDING);
+}
+
+#[test]
+fn attention_across_sequences_shows() {
+    must_show(Mistake::LeakBetweenSequences, FAMILIES);
+}
+
+#[test]
+fn a_forgotten_epsilon_shows() {
+    must_show(Mistake::ForgetNormEpsilon, FAMILIES);
+}
+
+#[test]
+fn a_forgotten_norm_weight_shows() {
+    must_show(Mistake::ForgetNormWeight, FAMILIES);
+}
+
+#[test]
+fn swapped_gate_and_up_show() {
+    must_show(Mistake::SwapGateAndUp, FAMILIES);
+}
