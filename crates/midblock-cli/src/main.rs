@@ -1,2 +1,56 @@
-//! placeholder
-fn main() {}
+//! The `midblock` command: parse, resolve, call, render. All the work is in the library.
+
+mod analyze;
+mod args;
+mod bench;
+mod checkpoint;
+mod inspect;
+mod perplexity;
+mod progress;
+mod quickstart;
+
+use anyhow::Result;
+use args::{Cli, Command};
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if matches!(error.downcast_ref(), Some(midblock::Error::Interrupted)) => {
+            eprintln!("interrupted; nothing was written");
+            ExitCode::from(130)
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    if let Some(threads) = cli.common.threads {
+        anyhow::ensure!(threads > 0, "--threads 0: at least one thread is needed");
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    }
+    progress::install_ctrl_c()?;
+    match &cli.command {
+        Command::Analyze(args) => analyze::run(args, &cli.common),
+        Command::Quickstart(args) => quickstart::run(args, &cli.common),
+        Command::Inspect(args) => inspect::run(args, &cli.common),
+        Command::Perplexity(args) => perplexity::run(args, &cli.common),
+        Command::Report(args) => analyze::report(args),
+        Command::Metrics => analyze::metrics(),
+        Command::Bench(args) => bench::run(args, &cli.common),
+    }
+}
+
+/// `midblock … | head` is not an error.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let kind = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind)
+    };
+    error.chain().any(|cause| kind(cause) == Some(std::io::ErrorKind::BrokenPipe))
+}

@@ -8,6 +8,8 @@
 
 mod collect;
 mod lockstep;
+mod loss;
 
 pub use collect::{Collector, Pooling, Section};
 pub use lockstep::{Lockstep, Participant, Track};
+pub use loss::{TokenLoss, next_token_loss};

@@ -1,0 +1,110 @@
+//! `midblock analyze`, `midblock report` and `midblock metrics`.
+
+use crate::{args, checkpoint, progress::Terminal};
+use anyhow::{Context, Result, bail};
+use midblock::{
+    metrics::{Options, Selection, registry},
+    report,
+    run::{Run, RunWriter},
+    study::{AnalyzeConfig, BASE, Variant, analyze},
+    tokens::data::DataSpec,
+};
+use midblock_kernels::Cpu;
+use std::{collections::BTreeSet, io::Write, path::Path};
+
+/// Runs an analysis and writes its folder.
+pub fn run(args: &args::Analyze, common: &args::Common) -> Result<()> {
+    let config = config(args)?;
+    let writer = RunWriter::create(&args.out, args.overwrite)?;
+    execute(&config, writer, common)
+}
+
+/// Computes, writes the run folder, prints the table of key numbers and where the report is.
+pub fn execute(config: &AnalyzeConfig, writer: RunWriter, common: &args::Common) -> Result<()> {
+    let terminal = Terminal::new(common.quiet);
+    let transfers = |transfer: midblock::checkpoint::Transfer<'_>| terminal.transfer(&transfer);
+    let run = analyze(&Cpu, config, &checkpoint::hub(common), &terminal, &transfers)?;
+    drop(terminal);
+    let dir = writer.dir().to_path_buf();
+    writer.finish(&run, &report::html::render(&run))?;
+    announce(&run, &dir)
+}
+
+fn announce(run: &Run, dir: &Path) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    for warning in &run.info.warnings {
+        eprintln!("warning: {warning}");
+    }
+    writeln!(out, "{}", report::table(run))?;
+    writeln!(out, "report: {}", dir.join("report.html").display())?;
+    Ok(())
+}
+
+/// Writes the report of a finished run again.
+pub fn report(args: &args::Report) -> Result<()> {
+    report::write(&args.dir)?;
+    announce(&Run::open(&args.dir)?, &args.dir)
+}
+
+/// Lists the metrics.
+pub fn metrics() -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    for metric in registry() {
+        let (low, high) = metric.range;
+        writeln!(out, "{} ({}), {}, in [{low}, {high}]", metric.name, metric.group.name(), metric.unit)?;
+        writeln!(out, "    {}\n    {}", metric.formula, metric.meaning)?;
+    }
+    Ok(())
+}
+
+fn config(args: &args::Analyze) -> Result<AnalyzeConfig> {
+    let variants: Vec<Variant> = args.variants.iter().map(|text| variant(text)).collect::<Result<_>>()?;
+    check_distinct("--variant", std::iter::once(BASE).chain(variants.iter().map(|v| v.name.as_str())))?;
+    let data = data(&args.texts)?;
+    let metrics = Options {
+        protocol: args.protocol,
+        seed: args.texts.seed,
+        selected: Selection::parse(&args.metrics)?,
+        ..Options::default()
+    };
+    Ok(AnalyzeConfig {
+        base: args.base.clone(),
+        variants,
+        data,
+        format: args.texts.format,
+        samples: args.texts.samples,
+        token_samples: args.token_samples,
+        max_length: args.texts.max_length,
+        layers: args.layers,
+        pooling: args.pooling,
+        resamples: args.resamples,
+        seed: args.texts.seed,
+        metrics,
+    })
+}
+
+/// Parses the `--data` arguments.
+pub fn data(texts: &args::Texts) -> Result<Vec<DataSpec>> {
+    let data: Vec<DataSpec> = texts.data.iter().map(|text| Ok(text.parse::<DataSpec>()?)).collect::<Result<_>>()?;
+    check_distinct("--data", data.iter().map(|d| d.name.as_str()))?;
+    Ok(data)
+}
+
+fn variant(text: &str) -> Result<Variant> {
+    let (name, checkpoint) =
+        text.split_once('=').with_context(|| format!("--variant `{text}`: expected NAME=CHECKPOINT, such as sft=./sft"))?;
+    if name.is_empty() || checkpoint.is_empty() {
+        bail!("--variant `{text}`: both a name and a checkpoint are needed, such as sft=./sft");
+    }
+    Ok(Variant { name: name.to_owned(), checkpoint: checkpoint.to_owned() })
+}
+
+fn check_distinct<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            bail!("{what}: the name `{name}` is used twice; records go by name");
+        }
+    }
+    Ok(())
+}

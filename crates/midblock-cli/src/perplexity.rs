@@ -1,0 +1,40 @@
+//! `midblock perplexity`: mean next-token loss on text.
+
+use crate::{analyze, args, checkpoint, progress::Terminal};
+use anyhow::Result;
+use midblock::{
+    probe::next_token_loss,
+    tokens::{SampleSet, Tokenizer},
+};
+use midblock_kernels::Cpu;
+use serde_json::json;
+
+/// Prints one line (or JSON object) per data set.
+pub fn run(args: &args::Perplexity, common: &args::Common) -> Result<()> {
+    let checkpoint = checkpoint::open(&args.checkpoint, common)?;
+    let tokenizer = Tokenizer::load(checkpoint.tokenizer())?;
+    let terminal = Terminal::new(common.quiet);
+    for spec in analyze::data(&args.texts)? {
+        let samples = SampleSet::load(&spec, args.texts.format, args.texts.samples, args.texts.seed)?;
+        let tokens = samples.tokenize(&tokenizer, Some(args.texts.max_length))?;
+        let loss = next_token_loss(&Cpu, &checkpoint, &tokens.ids, &terminal)?;
+        if args.json {
+            let value = json!({
+                "checkpoint": checkpoint.label(), "dataset": spec.name, "samples": tokens.ids.len(),
+                "samples_truncated": tokens.truncated, "rows_skipped": samples.skipped.len() + tokens.skipped.len(),
+                "predicted_tokens": loss.predicted, "mean_loss_nats": loss.mean_nats, "perplexity": loss.mean_nats.exp(),
+            });
+            println!("{value}");
+        } else {
+            println!(
+                "{}: perplexity {:.4}, loss {:.6} nats, over {} predicted tokens of {} samples",
+                spec.name,
+                loss.mean_nats.exp(),
+                loss.mean_nats,
+                loss.predicted,
+                tokens.ids.len()
+            );
+        }
+    }
+    Ok(())
+}
