@@ -1,7 +1,10 @@
 //! A progress bar with rate and time left; plain lines when the output is not a terminal.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
-use midblock::progress::{Progress, Unit};
+use midblock::{
+    checkpoint::Transfer,
+    progress::{Progress, Unit},
+};
 use std::{
     io::IsTerminal,
     sync::{
@@ -67,6 +70,21 @@ impl Terminal {
 
     fn with(&self, act: impl FnOnce(&mut State)) {
         act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Terminal {
+    /// Shows a download; a new file begins a new bar.
+    pub fn transfer(&self, transfer: &Transfer<'_>) {
+        let (mut begin, mut news) = (false, 0);
+        self.with(|s| {
+            begin = s.phase != transfer.file;
+            news = transfer.done_bytes.saturating_sub(if begin { 0 } else { s.done });
+        });
+        if begin {
+            self.begin(transfer.file, transfer.total_bytes, Unit::Bytes);
+        }
+        self.advance(news);
     }
 }
 

@@ -41,14 +41,16 @@ pub fn next_token_loss<B: Backend>(
     let (mut sum, mut predicted) = (0.0, 0);
     for (batch, states) in lockstep.batches().iter().zip(&lockstep.tracks()[0].states) {
         let normed = ends.final_norm(backend, states);
+        let (mut rows, mut targets) = (Vec::new(), Vec::new()); // all but the last position of a sequence predict
         for bounds in batch.offsets().windows(2) {
-            let (start, count) = (bounds[0], (bounds[1] - bounds[0]).saturating_sub(1));
-            let mut rows = vec![0f64; count * hidden]; // all but the last position of a sequence predict something
-            backend.read(&normed, start * hidden, &mut rows);
-            let losses = ends.cross_entropy(backend, &backend.upload(&rows), &batch.ids()[start + 1..][..count]);
-            sum += losses.iter().sum::<f64>();
-            predicted += count;
+            let last = bounds[1].saturating_sub(1).max(bounds[0]);
+            let mut sequence = vec![0f64; (last - bounds[0]) * hidden];
+            backend.read(&normed, bounds[0] * hidden, &mut sequence);
+            rows.extend(sequence);
+            targets.extend_from_slice(&batch.ids()[bounds[0]..bounds[1]][1.min(bounds[1] - bounds[0])..]);
         }
+        sum += ends.cross_entropy(backend, &backend.upload(&rows), &targets).iter().sum::<f64>();
+        predicted += targets.len();
     }
     Ok(TokenLoss { predicted, mean_nats: sum / predicted as f64 })
 }

@@ -1,0 +1,202 @@
+//! `midblock inspect`: what a checkpoint is and what working on it would take.
+
+use crate::{args, checkpoint};
+use anyhow::Result;
+use midblock::{
+    checkpoint::{Checkpoint, TokenizerSource},
+    model::{
+        Architecture, BlockTensors,
+        memory::{AnalysisSize, Trained, analysis_bytes, training_bytes},
+    },
+    tokens::Tokenizer,
+};
+use midblock_kernels::Cpu;
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, fmt::Write};
+
+/// Rows of the training batch that memory is stated for.
+const TRAINING_ROWS: usize = 4 * 128;
+
+/// Prints the description as text or JSON.
+pub fn run(args: &args::Inspect, common: &args::Common) -> Result<()> {
+    let checkpoint = checkpoint::open(&args.checkpoint, common)?;
+    let architecture = Architecture::resolve(checkpoint.config())?;
+    for index in 0..architecture.blocks {
+        BlockTensors::read(&checkpoint, &architecture, index)?; // names and shapes of every block
+    }
+    let value = describe(&checkpoint, &architecture)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&value)?);
+    } else {
+        print!("{}", text(&value));
+    }
+    Ok(())
+}
+
+fn describe(checkpoint: &Checkpoint, a: &Architecture) -> Result<Value> {
+    let mut stored: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    for name in checkpoint.tensors().names() {
+        if let Some((dtype, shape)) = checkpoint.tensors().describe(name) {
+            let elements: usize = shape.iter().product();
+            let entry = stored.entry(dtype.to_string()).or_default();
+            entry.0 += elements;
+            entry.1 += dtype.bytes_for(elements).unwrap_or(0);
+        }
+    }
+    let weights: usize = stored.values().map(|(_, bytes)| bytes).sum();
+    let parts: Vec<Value> = a
+        .block_shape()
+        .linears
+        .iter()
+        .map(|(name, [out, inp], bias)| json!({"name": name, "out_in": [out, inp], "bias": bias, "parameters": out * inp}))
+        .collect();
+    let analysis = AnalysisSize { samples: 200, tokens: 128, token_samples: 50 };
+    let middle = a.blocks / 5..a.blocks * 4 / 5;
+    let middle_rank = 8 * a.blocks / middle.len().max(1);
+    let training = [
+        ("full fine-tuning".to_owned(), Trained::Full),
+        ("LoRA rank 8 on q, k, v, o".to_owned(), Trained::Lora { rank: 8, blocks: 0..a.blocks }),
+        (
+            format!("Mid-Block LoRA rank {middle_rank} on blocks {}..{}", middle.start, middle.end),
+            Trained::Lora { rank: middle_rank, blocks: middle.clone() },
+        ),
+    ];
+    let training: Vec<Value> = training
+        .into_iter()
+        .map(|(name, trained)| {
+            let (bytes, parameters) = training_bytes::<Cpu>(a, &trained, TRAINING_ROWS);
+            json!({"name": name, "trained_parameters": parameters, "private_bytes": bytes})
+        })
+        .collect();
+    Ok(json!({
+        "checkpoint": checkpoint.label(),
+        "path": checkpoint.path(),
+        "architecture": {
+            "model_type": a.model_type, "blocks": a.blocks, "hidden": a.hidden, "ffn": a.ffn, "heads": a.heads,
+            "kv_heads": a.kv_heads, "head_dim": a.head_dim, "vocabulary": a.vocab, "max_positions": a.max_positions,
+            "tied_head": a.tied_head, "rope": format!("{:?}", a.rope), "sliding_blocks": a.windows.iter().flatten().count(),
+        },
+        "parameters": {
+            "total": a.parameters(), "embedding": a.vocab * a.hidden, "head": if a.tied_head { 0 } else { a.vocab * a.hidden },
+            "per_block": a.block_parameters(), "block_parts": parts,
+        },
+        "flop_per_token": {"blocks": a.blocks * a.block_flops_per_token(), "head": 2 * a.vocab * a.hidden},
+        "stored": stored.iter().map(|(dtype, (n, bytes))| json!({"dtype": dtype, "elements": n, "bytes": bytes})).collect::<Vec<_>>(),
+        "stored_bytes": weights,
+        "adapter": checkpoint.adapter().map(|adapter| json!({
+            "path": adapter.path, "matrices": adapter.pairs.len(),
+            "parameters": adapter.pairs.values().map(|p| p.a.len() + p.b.len()).sum::<usize>(),
+        })),
+        "tokenizer": tokenizer(checkpoint, a)?,
+        "chat_template": checkpoint.chat_template().is_some(),
+        "memory": {
+            "mapped_bytes": weights,
+            "analyze": {
+                "models": 2, "samples": analysis.samples, "tokens": analysis.tokens,
+                "private_bytes": analysis_bytes::<Cpu>(a, 2, analysis),
+            },
+            "training_rows": TRAINING_ROWS,
+            "training": training,
+        },
+    }))
+}
+
+fn tokenizer(checkpoint: &Checkpoint, a: &Architecture) -> Result<Value> {
+    let source = match checkpoint.tokenizer() {
+        TokenizerSource::Missing { .. } => return Ok(Value::Null),
+        TokenizerSource::File(path) => path.display().to_string(),
+        TokenizerSource::Embedded { path, .. } => format!("inside of {}", path.display()),
+    };
+    let tokenizer = Tokenizer::load(checkpoint.tokenizer())?;
+    let largest = tokenizer.max_id();
+    Ok(json!({
+        "source": source, "vocabulary": tokenizer.vocab_size(), "largest_id": largest,
+        "fits_embedding": largest.is_none_or(|id| (id as usize) < a.vocab),
+    }))
+}
+
+/// The same facts for people.
+fn text(value: &Value) -> String {
+    let mut out = String::new();
+    let number = |v: &Value| v.as_u64().unwrap_or(0);
+    let (a, p, m) = (&value["architecture"], &value["parameters"], &value["memory"]);
+    let mut line = |text: String| {
+        // writing into a String cannot fail
+        let _ = writeln!(out, "{text}");
+    };
+    line(format!("{}  ({})", value["checkpoint"].as_str().unwrap_or(""), value["path"].as_str().unwrap_or("")));
+    line(format!(
+        "architecture   {}: {} blocks, hidden {}, {} heads ({} kv) of {}, ffn {}, vocabulary {}, {} positions, {} head",
+        a["model_type"].as_str().unwrap_or(""),
+        a["blocks"],
+        a["hidden"],
+        a["heads"],
+        a["kv_heads"],
+        a["head_dim"],
+        a["ffn"],
+        a["vocabulary"],
+        a["max_positions"],
+        if a["tied_head"] == true { "tied" } else { "separate" }
+    ));
+    line(format!(
+        "parameters     {} in all: embedding {}, head {}, {} per block",
+        count(number(&p["total"])),
+        count(number(&p["embedding"])),
+        count(number(&p["head"])),
+        count(number(&p["per_block"]))
+    ));
+    for part in p["block_parts"].as_array().into_iter().flatten() {
+        line(format!(
+            "  {:<20} {:>14}  {}{}",
+            part["name"].as_str().unwrap_or(""),
+            part["out_in"].to_string(),
+            count(number(&part["parameters"])),
+            if part["bias"] == true { " + bias" } else { "" }
+        ));
+    }
+    for stored in value["stored"].as_array().into_iter().flatten() {
+        let (dtype, bytes) = (stored["dtype"].as_str().unwrap_or(""), number(&stored["bytes"]));
+        line(format!("stored         {dtype}: {} numbers, {}", count(number(&stored["elements"])), bytes_text(bytes)));
+    }
+    let adapter = &value["adapter"];
+    if adapter.is_object() {
+        line(format!("adapter        {} matrices, {} parameters", adapter["matrices"], count(number(&adapter["parameters"]))));
+    }
+    match &value["tokenizer"] {
+        Value::Null => line("tokenizer      none found".to_owned()),
+        t => line(format!(
+            "tokenizer      {} tokens, {}{}",
+            t["vocabulary"],
+            t["source"].as_str().unwrap_or(""),
+            if t["fits_embedding"] == true { "" } else { "; its largest id does not fit the embedding" }
+        )),
+    }
+    line(format!("chat template  {}", if value["chat_template"] == true { "yes" } else { "no" }));
+    line(format!("memory         {} of weights, memory-mapped, and privately:", bytes_text(number(&m["mapped_bytes"]))));
+    let analyze = bytes_text(number(&m["analyze"]["private_bytes"]));
+    line(format!("  {:<44} {analyze:>10}", "analyze, base and variant, 200 × 128 tokens"));
+    for t in m["training"].as_array().into_iter().flatten() {
+        let (name, bytes) = (t["name"].as_str().unwrap_or(""), bytes_text(number(&t["private_bytes"])));
+        line(format!("  {name:<44} {bytes:>10}  ({} trained)", count(number(&t["trained_parameters"]))));
+    }
+    out
+}
+
+/// 134.5 M.
+fn count(n: u64) -> String {
+    match n {
+        0..10_000 => n.to_string(),
+        10_000..1_000_000 => format!("{:.1} k", n as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} M", n as f64 / 1e6),
+        _ => format!("{:.2} G", n as f64 / 1e9),
+    }
+}
+
+/// 1.2 GiB.
+fn bytes_text(bytes: u64) -> String {
+    match bytes {
+        0..1_048_576 => format!("{:.0} KiB", bytes as f64 / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.0} MiB", bytes as f64 / 1_048_576.0),
+        _ => format!("{:.2} GiB", bytes as f64 / 1_073_741_824.0),
+    }
+}
