@@ -1,44 +1,52 @@
 //! [`Cpu`]: f32 arithmetic on all cores.
 
+mod buffer;
+mod gemm;
+mod kernel;
+mod pack;
+
+pub use buffer::CpuBuffer;
+use gemm::Target;
+
 use crate::{Accumulate, Activation, Attention, Backend, Real, RopeTable, StoredMatrix, shapes};
-use rayon::prelude::*;
+use pulp::Arch;
 
 /// The CPU backend: f32 arithmetic, weights used in their storage format, all threads of rayon's global pool.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Cpu;
+pub struct Cpu {
+    arch: Arch,
+}
 
 impl Cpu {
     /// The backend for this machine's processor.
     pub fn new() -> Self {
-        Self
+        Self { arch: Arch::new() }
     }
 }
-
-/// Activations on the CPU.
-#[derive(Clone, Debug, Default)]
-pub struct CpuBuffer(Vec<f32>);
 
 impl Backend for Cpu {
     type Buffer = CpuBuffer;
     type Matrix = StoredMatrix;
 
     fn zeros(&self, len: usize) -> CpuBuffer {
-        CpuBuffer(vec![0.0; len])
+        CpuBuffer::zeros(len)
     }
 
     fn upload<R: Real>(&self, values: &[R]) -> CpuBuffer {
-        CpuBuffer(values.iter().map(|v| v.to_f64() as f32).collect())
+        let mut buffer = CpuBuffer::zeros(values.len());
+        self.write(&mut buffer, 0, values);
+        buffer
     }
 
     fn write<R: Real>(&self, buffer: &mut CpuBuffer, start: usize, values: &[R]) {
-        for (b, v) in buffer.0[start..][..values.len()].iter_mut().zip(values) {
+        for (b, v) in buffer[start..][..values.len()].iter_mut().zip(values) {
             *b = v.to_f64() as f32;
         }
     }
 
     fn read<R: Real>(&self, buffer: &CpuBuffer, start: usize, out: &mut [R]) {
         let len = out.len();
-        for (o, b) in out.iter_mut().zip(&buffer.0[start..][..len]) {
+        for (o, b) in out.iter_mut().zip(&buffer[start..][..len]) {
             *o = R::from_f64(f64::from(*b));
         }
     }
@@ -48,7 +56,7 @@ impl Backend for Cpu {
     }
 
     fn len(&self, buffer: &CpuBuffer) -> usize {
-        buffer.0.len()
+        buffer.len()
     }
 
     fn matrix(&self, stored: StoredMatrix) -> StoredMatrix {
@@ -56,61 +64,52 @@ impl Backend for Cpu {
     }
 
     fn embed(&self, table: &StoredMatrix, ids: &[u32], out: &mut CpuBuffer) {
-        shapes::embed(table.shape(), ids, out.0.len());
+        shapes::embed(table.shape(), ids, out.len());
         let [_, dim] = table.shape();
-        for (row, &id) in out.0.chunks_exact_mut(dim).zip(ids) {
+        for (row, &id) in out.chunks_exact_mut(dim).zip(ids) {
             table.widen_rows(id as usize..id as usize + 1, row);
         }
     }
 
     fn linear(&self, x: &CpuBuffer, w: &StoredMatrix, rows: usize, mode: Accumulate, out: &mut CpuBuffer) {
-        shapes::linear(x.0.len(), w.shape(), rows, out.0.len());
-        let [n, k] = w.shape();
-        let columns: Vec<Vec<f32>> = (0..n)
-            .into_par_iter()
-            .map_init(
-                || vec![0.0; k],
-                |row, j| {
-                    w.widen_rows(j..j + 1, row);
-                    x.0.chunks_exact(k).map(|x| dot(x, row)).collect()
-                },
-            )
-            .collect();
-        for (j, column) in columns.iter().enumerate() {
-            for (i, value) in column.iter().enumerate() {
-                match mode {
-                    Accumulate::Write => out.0[i * n + j] = *value,
-                    Accumulate::Add => out.0[i * n + j] += *value,
-                }
-            }
-        }
+        shapes::linear(x.len(), w.shape(), rows, out.len());
+        let mut target = Target { weight: w, out };
+        gemm::products(self.arch, x, rows, mode, std::slice::from_mut(&mut target));
+    }
+
+    fn linears(&self, x: &CpuBuffer, rows: usize, mode: Accumulate, pairs: &mut [(&StoredMatrix, &mut CpuBuffer)]) {
+        let check =
+            |(w, out): &mut (&StoredMatrix, &mut CpuBuffer)| shapes::linear(x.len(), w.shape(), rows, out.len());
+        pairs.iter_mut().for_each(check);
+        let mut targets: Vec<_> = pairs.iter_mut().map(|(w, out)| Target { weight: w, out }).collect();
+        gemm::products(self.arch, x, rows, mode, &mut targets);
     }
 
     fn add_bias(&self, x: &mut CpuBuffer, bias: &CpuBuffer) {
-        shapes::grouped("add_bias", x.0.len(), bias.0.len());
-        for row in x.0.chunks_exact_mut(bias.0.len()) {
-            for (value, b) in row.iter_mut().zip(&bias.0) {
+        shapes::grouped("add_bias", x.len(), bias.len());
+        for row in x.chunks_exact_mut(bias.len()) {
+            for (value, b) in row.iter_mut().zip(&**bias) {
                 *value += b;
             }
         }
     }
 
     fn rms_norm(&self, x: &CpuBuffer, weight: &CpuBuffer, eps: f32, out: &mut CpuBuffer) {
-        shapes::grouped("rms_norm", x.0.len(), weight.0.len());
-        shapes::same("rms_norm", x.0.len(), out.0.len());
-        let dim = weight.0.len();
-        for (x, out) in x.0.chunks_exact(dim).zip(out.0.chunks_exact_mut(dim)) {
+        shapes::grouped("rms_norm", x.len(), weight.len());
+        shapes::same("rms_norm", x.len(), out.len());
+        let dim = weight.len();
+        for (x, out) in x.chunks_exact(dim).zip(out.chunks_exact_mut(dim)) {
             let factor = 1.0 / (dot(x, x) / dim as f32 + eps).sqrt();
             for j in 0..dim {
-                out[j] = x[j] * factor * weight.0[j];
+                out[j] = x[j] * factor * weight[j];
             }
         }
     }
 
     fn rope(&self, x: &mut CpuBuffer, table: &RopeTable, positions: &[u32], heads: usize) {
-        shapes::rope(x.0.len(), table, positions, heads);
+        shapes::rope(x.len(), table, positions, heads);
         let half = table.half_dim;
-        for (row, &position) in x.0.chunks_exact_mut(heads * 2 * half).zip(positions) {
+        for (row, &position) in x.chunks_exact_mut(heads * 2 * half).zip(positions) {
             let cos = &table.cos[position as usize * half..][..half];
             let sin = &table.sin[position as usize * half..][..half];
             for head in row.chunks_exact_mut(2 * half) {
@@ -123,7 +122,7 @@ impl Backend for Cpu {
     }
 
     fn attention(&self, shape: &Attention<'_>, q: &CpuBuffer, k: &CpuBuffer, v: &CpuBuffer, out: &mut CpuBuffer) {
-        let (q, k, v, out) = (&q.0, &k.0, &v.0, &mut out.0);
+        let (q, k, v, out) = (&**q, &**k, &**v, &mut **out);
         shapes::attention(shape, [q.len(), k.len(), v.len(), out.len()]);
         let Attention {
             heads,
@@ -156,8 +155,8 @@ impl Backend for Cpu {
     }
 
     fn gated(&self, activation: Activation, gate: &mut CpuBuffer, up: &CpuBuffer) {
-        shapes::same("gated", gate.0.len(), up.0.len());
-        for (z, up) in gate.0.iter_mut().zip(&up.0) {
+        shapes::same("gated", gate.len(), up.len());
+        for (z, up) in gate.iter_mut().zip(&**up) {
             let exponent = match activation {
                 Activation::Silu => *z,
                 Activation::GeluTanh => 2.0 * (2.0 / std::f32::consts::PI).sqrt() * (*z + 0.044715 * z.powi(3)),
@@ -167,32 +166,26 @@ impl Backend for Cpu {
     }
 
     fn add(&self, x: &mut CpuBuffer, y: &CpuBuffer) {
-        shapes::same("add", x.0.len(), y.0.len());
-        for (x, y) in x.0.iter_mut().zip(&y.0) {
+        shapes::same("add", x.len(), y.len());
+        for (x, y) in x.iter_mut().zip(&**y) {
             *x += y;
         }
     }
 
     fn scale(&self, x: &mut CpuBuffer, factor: f32) {
-        for x in &mut x.0 {
+        for x in &mut **x {
             *x *= factor;
         }
     }
 
     fn cross_entropy(&self, x: &CpuBuffer, head: &StoredMatrix, targets: &[u32]) -> Vec<f64> {
-        shapes::cross_entropy(x.0.len(), head.shape(), targets);
+        shapes::cross_entropy(x.len(), head.shape(), targets);
         let [vocab, dim] = head.shape();
         let mut losses = Vec::with_capacity(targets.len());
-        for (x, targets) in x.0.chunks(dim * 64).zip(targets.chunks(64)) {
+        for (x, targets) in x.chunks(dim * 64).zip(targets.chunks(64)) {
             let mut logits = self.zeros(targets.len() * vocab);
-            self.linear(
-                &CpuBuffer(x.to_vec()),
-                head,
-                targets.len(),
-                Accumulate::Write,
-                &mut logits,
-            );
-            for (logits, &target) in logits.0.chunks_exact(vocab).zip(targets) {
+            self.linear(&self.upload(x), head, targets.len(), Accumulate::Write, &mut logits);
+            for (logits, &target) in logits.chunks_exact(vocab).zip(targets) {
                 let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                 let total: f64 = logits.iter().map(|l| f64::from(l - max).exp()).sum();
                 losses.push(f64::from(max) + total.ln() - f64::from(logits[target as usize]));

@@ -1,0 +1,183 @@
+//! The micro-kernel: the product of a packed block of rows and a packed panel of columns, held in vector registers.
+//!
+//! `out[i, j] (+)= Σ_k x[i, k] · w[j, k]`, summed over k in order, one fused multiply-add a step. Every tile height runs the
+//! same sum, so an element's bits depend on its row and its column alone.
+
+use pulp::{Arch, Simd, WithSimd};
+
+/// Vectors of columns in a tile: each broadcast of x feeds this many multiply-adds.
+const VECTORS: usize = 2;
+
+/// Heights of tiles, tallest first; the rows left over by the tallest go to the next that fits.
+const HEIGHTS: [usize; 6] = [12, 8, 6, 4, 2, 1];
+
+/// The shape of a register tile: accumulators fill the register file, less room for one row of w and a broadcast of x.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tile {
+    /// Most rows of x in a tile.
+    pub rows: usize,
+    /// Columns of w in a panel.
+    pub columns: usize,
+}
+
+impl Tile {
+    pub(super) fn of(arch: Arch) -> Self {
+        struct Shape;
+        impl WithSimd for Shape {
+            type Output = Tile;
+            #[inline(always)]
+            fn with_simd<S: Simd>(self, _: S) -> Tile {
+                Tile {
+                    rows: tallest::<S>(),
+                    columns: VECTORS * S::F32_LANES,
+                }
+            }
+        }
+        arch.dispatch(Shape)
+    }
+
+    /// Height of the next tile when `left` rows are left.
+    pub(super) fn height(self, left: usize) -> usize {
+        height(self.rows, left)
+    }
+}
+
+const fn tallest<S: Simd>() -> usize {
+    if S::REGISTER_COUNT >= 32 { 12 } else { 6 }
+}
+
+#[inline(always)]
+fn height(tallest: usize, left: usize) -> usize {
+    let limit = tallest.min(left);
+    HEIGHTS.into_iter().find(|h| *h <= limit).unwrap_or(1)
+}
+
+/// A product of packed operands; run it with [`Arch::dispatch`].
+pub(super) struct Product<'a> {
+    /// Row tiles (see `pack`): the tile of row `r` starts at `r · x_stride`, k-major.
+    pub x: &'a [f32],
+    /// Depth that x was packed with; at least `depth`.
+    pub x_stride: usize,
+    /// Column panels of `depth` steps each, k-major, one after another.
+    pub w: &'a [f32],
+    /// Length of the sum.
+    pub depth: usize,
+    /// Rows of x; a whole number of x's tiles.
+    pub rows: usize,
+    /// Columns of w that exist; the last panel is padded.
+    pub columns: usize,
+    /// Where the product goes.
+    pub out: Output,
+    /// Whether it is added to what is there.
+    pub add: bool,
+}
+
+/// A row-major region of memory that one [`Product`] may write: `rows` rows of `columns` elements, `stride` apart.
+#[derive(Clone, Copy)]
+pub(super) struct Output {
+    start: *mut f32,
+    stride: usize,
+}
+
+// SAFETY: an `Output` is only made by `new`, whose caller promises that no two threads write the same element.
+unsafe impl Send for Output {}
+// SAFETY: as above.
+unsafe impl Sync for Output {}
+
+impl Output {
+    /// # Safety
+    /// Until the last product into it (or into a part made by [`Output::at`]) is done, the memory is valid, and nothing else
+    /// reads or writes an element that a product writes.
+    pub(super) unsafe fn new(memory: &mut [f32], stride: usize) -> Self {
+        Self {
+            start: memory.as_mut_ptr(),
+            stride,
+        }
+    }
+
+    /// The region that starts at the given row and column of this one.
+    ///
+    /// # Safety
+    /// The element lies within the memory.
+    pub(super) unsafe fn at(self, row: usize, column: usize) -> Self {
+        // SAFETY: the caller's promise.
+        Self {
+            start: unsafe { self.start.add(row * self.stride + column) },
+            ..self
+        }
+    }
+}
+
+impl WithSimd for Product<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let panel = VECTORS * S::F32_LANES;
+        let mut row = 0;
+        while row < self.rows {
+            let height = height(tallest::<S>(), self.rows - row);
+            for (index, w) in self.w.chunks_exact(panel * self.depth).enumerate() {
+                let x = &self.x[row * self.x_stride..][..height * self.depth];
+                let column = index * panel;
+                // SAFETY: row < rows and column < columns (a panel exists only for columns that exist).
+                let out = unsafe { self.out.at(row, column) };
+                let columns = panel.min(self.columns - column);
+                match height {
+                    12 if tallest::<S>() == 12 => store::<S, 12>(simd, tile(simd, x, w), out, columns, self.add),
+                    8 if tallest::<S>() == 12 => store::<S, 8>(simd, tile(simd, x, w), out, columns, self.add),
+                    6 => store::<S, 6>(simd, tile(simd, x, w), out, columns, self.add),
+                    4 => store::<S, 4>(simd, tile(simd, x, w), out, columns, self.add),
+                    2 => store::<S, 2>(simd, tile(simd, x, w), out, columns, self.add),
+                    _ => store::<S, 1>(simd, tile(simd, x, w), out, columns, self.add),
+                }
+            }
+            row += height;
+        }
+    }
+}
+
+type Accumulators<S, const M: usize> = [[<S as Simd>::f32s; VECTORS]; M];
+
+#[inline(always)]
+fn tile<S: Simd, const M: usize>(simd: S, x: &[f32], w: &[f32]) -> Accumulators<S, M> {
+    let mut acc = [[simd.splat_f32s(0.0); VECTORS]; M];
+    let (x, _) = x.as_chunks::<M>();
+    let (w, _) = S::as_simd_f32s(w).0.as_chunks::<VECTORS>();
+    for (x, w) in x.iter().zip(w) {
+        for m in 0..M {
+            let x = simd.splat_f32s(x[m]);
+            for v in 0..VECTORS {
+                acc[m][v] = simd.mul_add_e_f32s(x, w[v], acc[m][v]);
+            }
+        }
+    }
+    acc
+}
+
+#[inline(always)]
+fn store<S: Simd, const M: usize>(simd: S, acc: Accumulators<S, M>, out: Output, columns: usize, add: bool) {
+    for (m, acc) in acc.into_iter().enumerate() {
+        for (v, mut value) in acc.into_iter().enumerate() {
+            let from = v * S::F32_LANES;
+            if from >= columns {
+                break;
+            }
+            let len = S::F32_LANES.min(columns - from);
+            // SAFETY: `Output::new`'s promise; m < rows and from + len <= columns.
+            let slice = unsafe { std::slice::from_raw_parts_mut(out.start.add(m * out.stride + from), len) };
+            if len == S::F32_LANES {
+                let (slice, _) = S::as_mut_simd_f32s(slice);
+                if add {
+                    value = simd.add_f32s(slice[0], value);
+                }
+                slice[0] = value;
+            } else {
+                if add {
+                    value = simd.add_f32s(simd.partial_load_f32s(slice), value);
+                }
+                simd.partial_store_f32s(slice, value);
+            }
+        }
+    }
+}
