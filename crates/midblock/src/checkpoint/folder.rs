@@ -65,11 +65,11 @@ pub(super) fn open(label: &str, folder: &Path) -> Result<Checkpoint> {
         Weights::Single(name) => {
             let path = folder.join(name);
             let shards = Shards::open(std::slice::from_ref(&path))?;
-            assemble(label, folder, folder, Box::new(shards), vec![path])
+            assemble(label, folder, folder, Box::new(shards.canonical()), vec![path])
         }
         Weights::Index(name) => {
             let (shards, files) = Shards::open_index(&folder.join(name))?;
-            assemble(label, folder, folder, Box::new(shards), files)
+            assemble(label, folder, folder, Box::new(shards.canonical()), files)
         }
     }
 }
@@ -78,7 +78,13 @@ pub(super) fn open(label: &str, folder: &Path) -> Result<Checkpoint> {
 pub(super) fn open_file(label: &str, path: &Path) -> Result<Checkpoint> {
     let shards = Shards::open(&[path.to_path_buf()])?;
     let folder = path.parent().unwrap_or(Path::new("."));
-    assemble(label, path, folder, Box::new(shards), vec![path.to_path_buf()])
+    assemble(
+        label,
+        path,
+        folder,
+        Box::new(shards.canonical()),
+        vec![path.to_path_buf()],
+    )
 }
 
 fn assemble(

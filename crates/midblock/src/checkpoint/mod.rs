@@ -3,9 +3,13 @@
 //! Whatever the format on disk, tensors go by their Hugging Face names, the configuration is that of `config.json`, and
 //! weights stay where they are: memory-mapped, in their storage format.
 
+mod atomic;
+mod fingerprint;
 mod finite;
 mod folder;
 mod hub;
+mod lora;
+mod lora_config;
 mod mapped;
 mod names;
 mod random;
@@ -13,6 +17,8 @@ mod shards;
 mod spec;
 mod tensor;
 
+pub use atomic::write_atomic;
+pub use fingerprint::FileHash;
 pub use hub::{HubOptions, OnTransfer, Transfer};
 pub use spec::HubId;
 pub use tensor::{Tensor, TensorSource};
@@ -102,15 +108,21 @@ impl Checkpoint {
             Place::Local(path) => path,
             Place::Hub(id) => hub::fetch_model(&id, hub, on_transfer)?,
         };
-        if let Some(adapter) = adapter {
-            let problem = format!("adapters cannot be read yet: {adapter:?}");
-            return Err(Error::malformed(&base, "checkpoint", problem));
-        }
-        if base.is_dir() {
-            folder::open(spec, &base)
+        let mut checkpoint = if base.is_dir() {
+            folder::open(spec, &base)?
         } else {
-            open_file(spec, &base)
+            open_file(spec, &base)?
+        };
+        if let Some(place) = adapter {
+            let folder = match place {
+                Place::Local(path) => path,
+                Place::Hub(id) => hub::fetch_adapter(&id, hub, on_transfer)?,
+            };
+            let (adapter, files) = lora::open(&folder, checkpoint.tensors())?;
+            checkpoint.adapter = Some(adapter);
+            checkpoint.files.extend(files);
         }
+        Ok(checkpoint)
     }
 
     /// The tensor of that name.

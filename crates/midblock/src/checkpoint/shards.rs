@@ -168,7 +168,7 @@ pub(crate) fn read_index(path: &Path, bytes: &[u8]) -> Result<BTreeMap<String, S
 /// The tensors of one or several safetensors files.
 pub(crate) struct Shards {
     files: Vec<Arc<MappedFile>>,
-    /// Canonical name → number of the file and place in it.
+    /// Name → number of the file and place in it.
     entries: BTreeMap<String, (usize, Entry)>,
 }
 
@@ -194,13 +194,19 @@ impl Shards {
             }
             files.push(file);
         }
-        if names::lack_prefix(entries.keys().map(String::as_str)) {
-            entries = entries
+        Ok(Self { files, entries })
+    }
+
+    /// Completes names that lack `model.`, see [`names`].
+    pub(crate) fn canonical(mut self) -> Self {
+        if names::lack_prefix(self.entries.keys().map(String::as_str)) {
+            self.entries = self
+                .entries
                 .into_iter()
                 .map(|(name, place)| (names::with_prefix(&name), place))
                 .collect();
         }
-        Ok(Self { files, entries })
+        self
     }
 
     /// Opens the shards that the index at `path` names, from the same folder. Also returns their paths.
@@ -231,10 +237,7 @@ impl Shards {
                 .iter()
                 .find(|p| p.file_name().is_some_and(|name| name == shard.as_str()));
             let path = path.expect("invariant: `paths` are the index's shards");
-            let place = self
-                .entries
-                .get(tensor)
-                .or_else(|| self.entries.get(&names::with_prefix(tensor)));
+            let place = self.entries.get(tensor);
             let found_in = place.map(|(number, _)| &paths[*number]);
             if found_in == Some(path) || (found_in.is_none() && holds_unread(path, tensor)?) {
                 continue;
@@ -282,6 +285,270 @@ impl TensorSource for Shards {
     fn release(&self, name: &str) {
         if let Some((number, entry)) = self.entries.get(name) {
             self.files[*number].release(&entry.range);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use safetensors::tensor::TensorView;
+    use std::fs;
+
+    /// A safetensors file of f32 tensors.
+    fn file(tensors: &[(&str, &[usize], &[f32])]) -> Vec<u8> {
+        let bytes: Vec<Vec<u8>> = tensors
+            .iter()
+            .map(|t| t.2.iter().flat_map(|v| v.to_le_bytes()).collect())
+            .collect();
+        let view = |i: usize| TensorView::new(safetensors::Dtype::F32, tensors[i].1.to_vec(), &bytes[i]).unwrap();
+        let views = tensors.iter().enumerate().map(|(i, t)| (t.0.to_owned(), view(i)));
+        safetensors::serialize(views, None).unwrap()
+    }
+
+    /// A file with the header as given, however wrong.
+    fn raw(header: &str, data_len: usize) -> Vec<u8> {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.resize(bytes.len() + data_len, 0);
+        bytes
+    }
+
+    /// The message about a bad file, without its name.
+    fn refusal(bytes: &[u8]) -> String {
+        let message = read_header(Path::new("f"), bytes).unwrap_err().to_string();
+        message
+            .strip_prefix("f: not a valid safetensors file: ")
+            .unwrap()
+            .to_owned()
+    }
+
+    fn write(dir: &Path, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = dir.join(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    fn opened_index(dir: &Path, index: &str) -> Result<(Shards, Vec<PathBuf>)> {
+        Shards::open_index(&write(dir, "model.safetensors.index.json", index))
+    }
+
+    #[test]
+    fn tensors_come_back_as_they_were_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = write(
+            dir.path(),
+            "m",
+            file(&[("model.a", &[2, 3], &[1., 2., 3., 4., 5., 6.]), ("model.s", &[], &[7.])]),
+        );
+        let shards = Shards::open(&[path]).unwrap();
+        assert_eq!(shards.names(), ["model.a", "model.s"]);
+        assert_eq!(shards.describe("model.a"), Some((Dtype::F32, [2, 3].as_slice())));
+        assert_eq!(
+            shards.get("model.a").unwrap().unwrap().to_f32(),
+            [1., 2., 3., 4., 5., 6.]
+        );
+        shards.release("model.a");
+        assert_eq!(shards.get("model.s").unwrap().unwrap().to_f32(), [7.]);
+        assert!(shards.get("model.b").unwrap().is_none());
+    }
+
+    #[test]
+    fn names_without_model_are_completed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = write(
+            dir.path(),
+            "m",
+            file(&[("norm.weight", &[1], &[1.]), ("lm_head.weight", &[1], &[2.])]),
+        );
+        let shards = Shards::open(&[path]).unwrap().canonical();
+        assert_eq!(shards.names(), ["lm_head.weight", "model.norm.weight"]);
+    }
+
+    #[test]
+    fn shards_make_one_set() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "1.safetensors", file(&[("model.a", &[1], &[1.])]));
+        write(dir.path(), "2.safetensors", file(&[("model.b", &[1], &[2.])]));
+        let index =
+            r#"{"metadata":{"total_size":8},"weight_map":{"model.a":"1.safetensors","model.b":"2.safetensors"}}"#;
+        let (shards, paths) = opened_index(dir.path(), index).unwrap();
+        assert_eq!(shards.get("model.b").unwrap().unwrap().to_f32(), [2.]);
+        assert_eq!(
+            paths,
+            [dir.path().join("1.safetensors"), dir.path().join("2.safetensors")]
+        );
+    }
+
+    #[test]
+    fn a_missing_shard_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = opened_index(dir.path(), r#"{"weight_map":{"model.a":"1.safetensors"}}"#)
+            .err()
+            .unwrap();
+        assert!(
+            error.to_string().contains("shard `1.safetensors` is not in the folder"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_tensor_the_shard_lacks_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "1.safetensors", file(&[("model.a", &[1], &[1.])]));
+        let error = opened_index(dir.path(), r#"{"weight_map":{"model.b":"1.safetensors"}}"#)
+            .err()
+            .unwrap();
+        assert!(
+            matches!(&error, Error::MissingTensor { tensor, path, .. } if tensor == "model.b" && path.ends_with("1.safetensors")),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_tensor_in_another_shard_than_promised_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "1.safetensors", file(&[("model.a", &[1], &[1.])]));
+        write(dir.path(), "2.safetensors", file(&[("model.b", &[1], &[2.])]));
+        let index = r#"{"weight_map":{"model.a":"2.safetensors","model.b":"1.safetensors"}}"#;
+        let error = opened_index(dir.path(), index).err().unwrap().to_string();
+        assert!(
+            error.contains("tensor `model.a` is missing") && error.contains("1.safetensors"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_tensor_in_two_shards_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "1.safetensors", file(&[("model.a", &[1], &[1.])]));
+        write(
+            dir.path(),
+            "2.safetensors",
+            file(&[("model.a", &[1], &[2.]), ("model.b", &[1], &[2.])]),
+        );
+        let index = r#"{"weight_map":{"model.a":"1.safetensors","model.b":"2.safetensors"}}"#;
+        let error = opened_index(dir.path(), index).err().unwrap().to_string();
+        assert!(
+            error.contains("2.safetensors: not a valid safetensors file: tensor `model.a` is in "),
+            "{error}"
+        );
+        assert!(error.contains("1.safetensors as well"), "{error}");
+    }
+
+    #[test]
+    fn an_index_may_list_buffers_that_are_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = "model.rotary_emb.inv_freq";
+        write(
+            dir.path(),
+            "1.safetensors",
+            file(&[(name, &[1], &[1.]), ("model.a", &[1], &[1.])]),
+        );
+        let index = format!(r#"{{"weight_map":{{"{name}":"1.safetensors","model.a":"1.safetensors"}}}}"#);
+        assert_eq!(opened_index(dir.path(), &index).unwrap().0.names(), ["model.a"]);
+    }
+
+    #[test]
+    fn an_index_cannot_leave_its_folder() {
+        for shard in ["../x.safetensors", "/etc/passwd", "..", ""] {
+            let index = format!(r#"{{"weight_map":{{"a":"{shard}"}}}}"#);
+            let error = read_index(Path::new("i"), index.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains("is not a plain file name"), "{error}");
+        }
+        let error = read_index(Path::new("i"), b"{}").unwrap_err().to_string();
+        assert!(
+            error.contains("not a valid safetensors index file: missing field `weight_map`"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn truncated_files_say_how_much_is_missing() {
+        let whole = file(&[("model.a", &[3], &[1., 2., 3.])]);
+        let header_len = whole.len() - 8 - 12;
+        assert_eq!(refusal(&[]), "the file has 0 bytes, too few for the header's length");
+        assert_eq!(
+            refusal(&whole[..20]),
+            format!("the header claims {header_len} bytes, the file has only 20: truncated, or not safetensors")
+        );
+        let cut = refusal(&whole[..whole.len() - 5]);
+        assert!(
+            cut.starts_with("the header describes 12 bytes of data, the file holds 7 bytes"),
+            "{cut}"
+        );
+        let mut longer = whole.clone();
+        longer.push(0);
+        let trailing = refusal(&longer);
+        assert!(
+            trailing.starts_with("the header describes 12 bytes of data, the file holds 13 bytes"),
+            "{trailing}"
+        );
+        assert!(refusal(&u64::MAX.to_le_bytes()).starts_with("the header claims 18446744073709551615 bytes"));
+        assert!(refusal(b"version https://git-lfs.github.com/spec/v1\noid sha256:0").contains("git lfs pull"));
+    }
+
+    #[test]
+    fn lying_headers_are_refused() {
+        let one = |dtype: &str, shape: &str, offsets: &str| {
+            raw(
+                &format!(r#"{{"w":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#),
+                8,
+            )
+        };
+        assert_eq!(
+            refusal(&one("F32", "[3]", "[0,8]")),
+            "the offsets of tensor `w` do not span the bytes of its shape and type"
+        );
+        assert!(refusal(&one("F32", "[2]", "[8,16]")).contains("tensor `w` leave a gap"));
+        assert!(refusal(&one("F32", "[2]", "[8,0]")).contains("tensor `w` leave a gap"));
+        assert!(refusal(&one("F32", "[4]", "[0,16]")).contains("describes 16 bytes of data, the file holds 8"));
+        assert!(refusal(&one("F32", "[4294967296,4294967296]", "[0,8]")).contains("more elements"));
+        assert!(refusal(&one("F32", "[-1]", "[0,8]")).contains("invalid"));
+        assert!(refusal(&raw("{", 0)).contains("invalid JSON"));
+        let overlap = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#;
+        assert!(refusal(&raw(overlap, 8)).contains("tensor `b` leave a gap, overlap another tensor"));
+    }
+
+    #[test]
+    fn types_that_are_no_floats_are_named() {
+        let header = |name: &str, dtype: &str| {
+            raw(
+                &format!(r#"{{"{name}":{{"dtype":"{dtype}","shape":[1],"data_offsets":[0,4]}}}}"#),
+                4,
+            )
+        };
+        let message = refusal(&header("model.layers.0.mlp.up_proj.qweight", "I32"));
+        assert!(message.starts_with("tensor `model.layers.0.mlp.up_proj.qweight` is stored as I32, expected F64"));
+        let harmless = read_header(Path::new("f"), &header("model.embeddings.position_ids", "I32")).unwrap();
+        assert_eq!(harmless, BTreeMap::new());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(
+            header in prop::collection::vec(any::<u8>(), 0..200),
+            index in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let mut framed = (header.len() as u64).to_le_bytes().to_vec();
+            framed.extend(&header);
+            _ = read_header(Path::new("f"), &header);
+            _ = read_header(Path::new("f"), &framed);
+            _ = read_index(Path::new("f"), &index);
+        }
+
+        #[test]
+        fn a_changed_byte_is_refused_or_stays_in_bounds(at in 0_usize..300, value in any::<u8>()) {
+            let mut bytes = file(&[("model.a", &[2, 3], &[1.; 6]), ("model.b", &[4], &[2.; 4])]);
+            let at = at % bytes.len();
+            bytes[at] = value;
+            if let Ok(entries) = read_header(Path::new("f"), &bytes) {
+                for entry in entries.values() {
+                    let elements = entry.shape.iter().product();
+                    prop_assert_eq!(Some(bytes[entry.range.clone()].len()), entry.dtype.bytes_for(elements));
+                }
+            }
         }
     }
 }
