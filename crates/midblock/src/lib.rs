@@ -6,6 +6,8 @@
 
 pub mod checkpoint;
 pub mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod metrics;
 pub mod model;
 pub mod probe;

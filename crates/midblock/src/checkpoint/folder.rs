@@ -169,3 +169,155 @@ fn default_template(value: &serde_json::Value) -> Option<String> {
     };
     template.as_str().map(str::to_owned)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::shards::tests::file;
+    use std::fs;
+
+    /// A folder of the files given, opened.
+    fn opened(files: &[(&str, &[u8])]) -> (tempfile::TempDir, Result<Checkpoint>) {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            fs::write(dir.path().join(name), content).unwrap();
+        }
+        let opened = open("label", dir.path());
+        (dir, opened)
+    }
+
+    fn weights() -> Vec<u8> {
+        file(&[("norm.weight", &[2], &[1., f32::INFINITY])])
+    }
+
+    fn chosen(names: &[&str]) -> Result<Weights, String> {
+        choose_weights(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_folder_has_config_weights_tokenizer_and_template() {
+        let config = br#"{"model_type": "llama", "anything": {"else": [1]}}"#;
+        let template =
+            br#"{"chat_template": [{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]}"#;
+        let (dir, opened) = opened(&[
+            ("model.safetensors", &weights()),
+            ("config.json", config),
+            ("tokenizer.json", b"{}"),
+            ("tokenizer_config.json", template),
+            ("README.md", b""),
+        ]);
+        let checkpoint = opened.unwrap();
+        assert_eq!(checkpoint.label(), "label");
+        assert_eq!(checkpoint.config().value["model_type"], "llama");
+        assert_eq!(checkpoint.chat_template(), Some("d"));
+        assert!(matches!(checkpoint.tokenizer(), TokenizerSource::File(path) if path.ends_with("tokenizer.json")));
+        let files = [
+            "config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json",
+        ];
+        assert_eq!(checkpoint.files(), files.map(|name| dir.path().join(name)));
+        let hashes = checkpoint.fingerprint().unwrap();
+        assert_eq!(hashes[1].blake3, blake3::hash(&weights()).to_hex().to_string());
+    }
+
+    #[test]
+    fn tensors_are_asked_for_by_name_and_shape() {
+        let (dir, opened) = opened(&[("model.safetensors", &weights()), ("config.json", b"{}")]);
+        let checkpoint = opened.unwrap();
+        assert_eq!(
+            checkpoint
+                .tensor_of("model.norm.weight", &[2], "hidden_size")
+                .unwrap()
+                .shape,
+            [2]
+        );
+        let error = checkpoint
+            .tensor_of("model.norm.weight", &[3], "hidden_size")
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "{}: tensor `model.norm.weight` has shape [2], expected [3] (hidden_size)",
+                dir.path().display()
+            )
+        );
+        let error = checkpoint.tensor("model.norm.weigth").unwrap_err().to_string();
+        assert!(
+            error.ends_with("help: the most similar one is `model.norm.weight`"),
+            "{error}"
+        );
+        let norm = checkpoint.tensor("model.norm.weight").unwrap();
+        assert!(matches!(
+            norm.check_finite(checkpoint.path()),
+            Err(Error::NotFinite { index: 1, .. })
+        ));
+        assert!(matches!(checkpoint.tokenizer(), TokenizerSource::Missing { path } if path == dir.path()));
+    }
+
+    #[test]
+    fn a_template_file_wins() {
+        let (_dir, opened) = opened(&[
+            ("model.safetensors", &weights()),
+            ("config.json", b"{}"),
+            ("tokenizer_config.json", br#"{"chat_template": "old"}"#),
+            ("chat_template.jinja", b"new"),
+        ]);
+        assert_eq!(opened.unwrap().chat_template(), Some("new"));
+    }
+
+    #[test]
+    fn a_folder_without_a_good_config_is_refused() {
+        let (_dir, missing) = opened(&[("model.safetensors", &weights())]);
+        assert!(matches!(missing, Err(Error::Io { path, .. }) if path.ends_with("config.json")));
+        let (_dir, list) = opened(&[("model.safetensors", &weights()), ("config.json", b"[]")]);
+        assert!(matches!(list, Err(Error::Malformed { path, .. }) if path.ends_with("config.json")));
+    }
+
+    #[test]
+    fn weights_are_chosen_like_transformers_does() {
+        let single = |name: &str| Ok(Weights::Single(name.to_owned()));
+        assert_eq!(
+            chosen(&["model.safetensors", "model.safetensors.index.json"]),
+            single("model.safetensors")
+        );
+        assert_eq!(
+            chosen(&[
+                "consolidated.safetensors",
+                "model-00001-of-00001.safetensors",
+                "model.safetensors.index.json"
+            ]),
+            Ok(Weights::Index("model.safetensors.index.json".to_owned()))
+        );
+        assert_eq!(chosen(&["other.safetensors", "a.gguf"]), single("other.safetensors"));
+        assert_eq!(
+            chosen(&["a.gguf", "config.json"]),
+            Ok(Weights::Gguf("a.gguf".to_owned()))
+        );
+    }
+
+    #[test]
+    fn folders_without_usable_weights_say_why() {
+        let cases = [
+            (
+                vec!["a.gguf", "b.gguf"],
+                "several GGUF files, name one of them: a.gguf, b.gguf",
+            ),
+            (
+                vec!["a.safetensors", "b.safetensors"],
+                "but no model.safetensors.index.json",
+            ),
+            (
+                vec!["adapter_config.json", "adapter_model.safetensors"],
+                "write BASE+ADAPTER",
+            ),
+            (vec!["pytorch_model.bin"], "safe_serialization=True"),
+            (vec!["README.md"], "neither model.safetensors"),
+        ];
+        for (names, expected) in cases {
+            let problem = chosen(&names).unwrap_err();
+            assert!(problem.contains(expected), "{problem}");
+        }
+    }
+}

@@ -302,3 +302,242 @@ impl hf_hub::api::Progress for Report<'_> {
 
     fn finish(&mut self) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{Checkpoint, shards::tests::file};
+    use std::{
+        cell::RefCell,
+        collections::BTreeMap,
+        fs,
+        io::{BufRead, BufReader, Write},
+        net::{TcpListener, TcpStream},
+        path::Path,
+        sync::Arc,
+    };
+
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    type Files = BTreeMap<&'static str, Vec<u8>>;
+
+    fn options(cache: &Path, endpoint: &str, offline: bool) -> HubOptions {
+        HubOptions {
+            cache: cache.to_path_buf(),
+            endpoint: endpoint.to_owned(),
+            token: Some("secret".to_owned()),
+            offline,
+        }
+    }
+
+    /// A hub with the one repository `org/tiny` for whoever has the token; returns its address.
+    fn serve(files: Files) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let files = Arc::new(files);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let files = files.clone();
+                std::thread::spawn(move || _ = answer(&mut stream.unwrap(), &files));
+            }
+        });
+        address
+    }
+
+    /// Answers one request the way the hub does: a list of files, or a range of one.
+    fn answer(stream: &mut TcpStream, files: &Files) -> std::io::Result<()> {
+        let lines: Vec<String> = BufReader::new(stream.try_clone()?)
+            .lines()
+            .map_while(|line| line.ok().filter(|l| !l.is_empty()))
+            .collect();
+        let path = lines[0].split(' ').nth(1).unwrap_or_default();
+        let header = |name: &str| {
+            lines
+                .iter()
+                .find_map(|line| Some(line.split_once(": ").filter(|(n, _)| n.eq_ignore_ascii_case(name))?.1))
+        };
+        if header("authorization") != Some("Bearer secret") {
+            return write!(
+                stream,
+                "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            );
+        }
+        if path == "/api/models/org/tiny/revision/main" {
+            let siblings: Vec<_> = files
+                .keys()
+                .map(|name| serde_json::json!({"rfilename": name}))
+                .collect();
+            let body = serde_json::json!({"sha": COMMIT, "siblings": siblings}).to_string();
+            return write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+        }
+        let found = path
+            .strip_prefix(&format!("/org/tiny/resolve/{COMMIT}/"))
+            .and_then(|name| files.get_key_value(name));
+        let Some((name, content)) = found else {
+            return write!(
+                stream,
+                "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            );
+        };
+        let (start, end) = header("range")
+            .unwrap()
+            .strip_prefix("bytes=")
+            .unwrap()
+            .split_once('-')
+            .unwrap();
+        let start: usize = start.parse().unwrap();
+        let end = end.parse().map_or(content.len(), |last: usize| last + 1);
+        write!(
+            stream,
+            "HTTP/1.1 206 Partial Content\r\nContent-Length: {}\r\nContent-Range: bytes {start}-{}/{}\r\nETag: \"{}\"\r\n\
+             X-Repo-Commit: {COMMIT}\r\nConnection: close\r\n\r\n",
+            end - start,
+            end - 1,
+            content.len(),
+            blake3::hash(name.as_bytes()).to_hex(),
+        )?;
+        stream.write_all(&content[start..end])
+    }
+
+    fn tiny() -> Files {
+        let index = r#"{"weight_map":{"model.a":"model-1.safetensors","model.b":"model-2.safetensors"}}"#;
+        BTreeMap::from([
+            (".gitattributes", b"x".to_vec()),
+            ("config.json", br#"{"model_type":"llama"}"#.to_vec()),
+            ("consolidated.safetensors", b"large".to_vec()),
+            ("model-1.safetensors", file(&[("model.a", &[1], &[1.])])),
+            ("model-2.safetensors", file(&[("model.b", &[1], &[2.])])),
+            ("model.safetensors.index.json", index.as_bytes().to_vec()),
+            ("pytorch_model.bin", b"large".to_vec()),
+            ("tokenizer.json", b"{}".to_vec()),
+        ])
+    }
+
+    fn open(spec: &str, hub: &HubOptions) -> Result<Checkpoint> {
+        Checkpoint::open(spec, hub, &|_| {})
+    }
+
+    #[test]
+    fn downloads_what_is_needed_and_then_needs_no_hub() {
+        let cache = tempfile::tempdir().unwrap();
+        let online = options(cache.path(), &serve(tiny()), false);
+        let seen = RefCell::new(BTreeMap::new());
+        let checkpoint = Checkpoint::open("org/tiny", &online, &|t: Transfer<'_>| {
+            seen.borrow_mut()
+                .insert(t.file.to_owned(), (t.done_bytes, t.total_bytes));
+        })
+        .unwrap();
+        assert_eq!(checkpoint.tensor("model.b").unwrap().to_f32(), [2.]);
+        let needed = tiny()
+            .into_iter()
+            .filter(|(name, _)| ![".gitattributes", "consolidated.safetensors", "pytorch_model.bin"].contains(name));
+        let complete = needed.map(|(name, content)| (name.to_owned(), (content.len() as u64, content.len() as u64)));
+        assert_eq!(seen.into_inner(), complete.collect());
+
+        let unreachable = "http://127.0.0.1:1";
+        for hub in [
+            options(cache.path(), unreachable, true),
+            options(cache.path(), unreachable, false),
+        ] {
+            for spec in ["org/tiny".to_owned(), format!("org/tiny@{COMMIT}")] {
+                assert_eq!(open(&spec, &hub).unwrap().tensor("model.a").unwrap().to_f32(), [1.]);
+            }
+        }
+        let again = Checkpoint::open("org/tiny", &online, &|t: Transfer<'_>| {
+            panic!("{t:?} was downloaded twice")
+        });
+        assert!(again.is_ok());
+    }
+
+    #[test]
+    fn a_named_file_is_fetched_alone() {
+        let cache = tempfile::tempdir().unwrap();
+        let files = BTreeMap::from([("a.gguf", b"GGUF".to_vec()), ("b.gguf", b"GGUF".to_vec())]);
+        let hub = options(cache.path(), &serve(files), false);
+        let id = |text: &str| HubId::parse(text).unwrap();
+        let path = fetch_model(&id("org/tiny/b.gguf"), &hub, &|_| {}).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"GGUF");
+        assert!(path.ends_with(format!("snapshots/{COMMIT}/b.gguf")) && !path.with_file_name("a.gguf").exists());
+        let offline = HubOptions {
+            offline: true,
+            ..hub.clone()
+        };
+        assert_eq!(fetch_model(&id("org/tiny/b.gguf"), &offline, &|_| {}).unwrap(), path);
+        assert!(fetch_model(&id("org/tiny/a.gguf"), &offline, &|_| {}).is_err());
+        let ambiguous = fetch_model(&id("org/tiny"), &hub, &|_| {}).unwrap_err().to_string();
+        assert!(ambiguous.contains("`org/tiny@main`: it holds several GGUF files, name one of them: a.gguf, b.gguf"));
+        let absent = fetch_model(&id("org/tiny/c.gguf"), &hub, &|_| {})
+            .unwrap_err()
+            .to_string();
+        assert!(absent.contains("it holds no c.gguf"), "{absent}");
+    }
+
+    #[test]
+    fn adapters_are_their_two_files() {
+        let cache = tempfile::tempdir().unwrap();
+        let mut files = tiny();
+        files.insert(ADAPTER_CONFIG, b"{}".to_vec());
+        files.insert(ADAPTER_WEIGHTS, b"a".to_vec());
+        let id = HubId::parse("org/tiny").unwrap();
+        let folder = fetch_adapter(&id, &options(cache.path(), &serve(files), false), &|_| {}).unwrap();
+        let names = crate::checkpoint::folder::file_names(&folder).unwrap();
+        assert_eq!(names, [ADAPTER_CONFIG, ADAPTER_WEIGHTS]);
+    }
+
+    #[test]
+    fn refusals_say_what_to_do() {
+        let cache = tempfile::tempdir().unwrap();
+        let endpoint = serve(tiny());
+        let message = |spec: &str, hub: &HubOptions| open(spec, hub).err().unwrap().to_string();
+        let offline = message("org/tiny", &options(cache.path(), &endpoint, true));
+        assert!(
+            offline.starts_with("hub id `org/tiny@main`: it is no local path and not in the cache "),
+            "{offline}"
+        );
+        assert!(offline.contains("help: drop --offline"), "{offline}");
+        let online = options(cache.path(), &endpoint, false);
+        assert!(message("org/other", &online).contains("help: no such local path either"));
+        let stranger = HubOptions { token: None, ..online };
+        assert!(message("org/tiny", &stranger).contains("set HF_TOKEN"));
+        let unreachable = message("org/tiny", &options(cache.path(), "http://127.0.0.1:1", false));
+        assert!(unreachable.contains("help: check the connection"), "{unreachable}");
+    }
+
+    #[test]
+    fn the_environment_is_read_as_by_huggingface_hub() {
+        let home = tempfile::tempdir().unwrap();
+        let hf_home = home.path().to_str().unwrap();
+        fs::write(home.path().join("token"), "stored\n").unwrap();
+        let from = |vars: &[(&str, &str)]| {
+            HubOptions::from_vars(&|name| {
+                vars.iter()
+                    .find(|(key, _)| *key == name)
+                    .map(|(_, value)| (*value).to_owned())
+            })
+        };
+        let options = from(&[("HF_HOME", hf_home), ("HF_HUB_OFFLINE", "1")]);
+        assert_eq!(
+            (options.cache, options.token),
+            (home.path().join("hub"), Some("stored".to_owned()))
+        );
+        assert!(options.offline);
+        let options = from(&[
+            ("HF_HOME", hf_home),
+            ("HF_TOKEN", "given"),
+            ("HF_HUB_CACHE", "/c"),
+            ("HF_HUB_OFFLINE", "0"),
+        ]);
+        assert_eq!(
+            (options.cache, options.token),
+            (PathBuf::from("/c"), Some("given".to_owned()))
+        );
+        assert!(!options.offline);
+        let options = from(&[("XDG_CACHE_HOME", hf_home), ("HF_ENDPOINT", "http://mirror")]);
+        assert_eq!(options.cache, home.path().join("huggingface/hub"));
+        assert_eq!((options.endpoint, options.token), ("http://mirror".to_owned(), None));
+    }
+}

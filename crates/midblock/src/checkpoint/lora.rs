@@ -137,7 +137,7 @@ impl Loader<'_> {
     /// Names of the base's matrices inside of blocks, as PEFT saw them.
     fn linear_modules(&self) -> impl Iterator<Item = &str> {
         let is_matrix = |name: &&str| self.base.describe(name).is_some_and(|(_, shape)| shape.len() == 2);
-        let inner = self.base.names().into_iter().filter(is_matrix).filter_map(|name| {
+        self.base.names().into_iter().filter(is_matrix).filter_map(|name| {
             let module = name
                 .strip_suffix(".weight")
                 .filter(|name| name.starts_with("model.layers."))?;
@@ -146,8 +146,7 @@ impl Loader<'_> {
             } else {
                 Some(module)
             }
-        });
-        inner
+        })
     }
 
     /// Name of the module's weight in the base.
@@ -202,5 +201,221 @@ impl Loader<'_> {
             tensor: format!("base_model.model.{module}.{side}.weight"),
             help: help.to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::shards::tests::file;
+    use serde_json::{Value, json};
+    use std::fs;
+
+    const Q: &str = "model.layers.0.self_attn.q_proj";
+    const V: &str = "model.layers.0.self_attn.v_proj";
+
+    /// Values that differ from each other.
+    fn ramp(shape: &[usize], start: f32) -> Vec<f32> {
+        (0..shape.iter().product()).map(|i| start + i as f32).collect()
+    }
+
+    fn safetensors(tensors: &[(String, Vec<usize>)]) -> Vec<u8> {
+        let values: Vec<Vec<f32>> = tensors
+            .iter()
+            .enumerate()
+            .map(|(i, t)| ramp(&t.1, 100.0 * i as f32))
+            .collect();
+        let parts = tensors.iter().zip(&values);
+        file(
+            &parts
+                .map(|((name, shape), values)| (name.as_str(), shape.as_slice(), values.as_slice()))
+                .collect::<Vec<_>>(),
+        )
+    }
+
+    /// A base of one block: q_proj (6, 4), v_proj (2, 4), a norm and a head.
+    fn base(dir: &Path) -> Shards {
+        let path = dir.join("base");
+        let tensor = |name: &str, shape: &[usize]| (name.to_owned(), shape.to_vec());
+        let tensors = [
+            tensor(&format!("{Q}.weight"), &[6, 4]),
+            tensor(&format!("{V}.weight"), &[2, 4]),
+            tensor("model.layers.0.input_layernorm.weight", &[4]),
+            tensor("lm_head.weight", &[9, 4]),
+        ];
+        fs::write(&path, safetensors(&tensors)).unwrap();
+        Shards::open(&[path]).unwrap()
+    }
+
+    /// Opens an adapter of the given tensors (without `base_model.model.` and `.weight`) on that base.
+    fn opened(tensors: &[(&str, &[usize])], changes: Value) -> Result<Adapter> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = json!({"peft_type": "LORA", "r": 3, "lora_alpha": 6, "target_modules": ["q_proj"]});
+        config
+            .as_object_mut()
+            .unwrap()
+            .extend(changes.as_object().unwrap().clone());
+        let named = tensors
+            .iter()
+            .map(|(name, shape)| (format!("base_model.model.{name}.weight"), shape.to_vec()));
+        fs::write(dir.path().join(ADAPTER_CONFIG), config.to_string()).unwrap();
+        fs::write(
+            dir.path().join(ADAPTER_WEIGHTS),
+            safetensors(&named.collect::<Vec<_>>()),
+        )
+        .unwrap();
+        let (adapter, files) = open(dir.path(), &base(dir.path()))?;
+        assert_eq!(
+            files,
+            [ADAPTER_CONFIG, ADAPTER_WEIGHTS].map(|name| dir.path().join(name))
+        );
+        Ok(adapter)
+    }
+
+    fn message(tensors: &[(&str, &[usize])], changes: Value) -> String {
+        opened(tensors, changes).unwrap_err().to_string()
+    }
+
+    fn key(module: &str, side: &str) -> String {
+        format!("{module}.lora_{side}")
+    }
+
+    #[test]
+    fn pairs_go_by_the_parameter_they_change() {
+        let (a, b) = (key(Q, "A"), key(Q, "B"));
+        let adapter = opened(&[(&a, &[3, 4]), (&b, &[6, 3])], json!({})).unwrap();
+        assert_eq!(adapter.pairs.keys().collect::<Vec<_>>(), [&format!("{Q}.weight")]);
+        let LowRank { rank, scale, a, b } = &adapter.pairs[&format!("{Q}.weight")];
+        assert_eq!((*rank, *scale), (3, 2.0));
+        assert_eq!((a, b), (&ramp(&[3, 4], 0.0), &ramp(&[6, 3], 100.0)));
+    }
+
+    #[test]
+    fn older_and_headless_names_are_read() {
+        let default = [format!("{Q}.lora_A.default"), format!("{Q}.lora_B.default")];
+        let headless = [
+            key("layers.0.self_attn.q_proj", "A"),
+            key("layers.0.self_attn.q_proj", "B"),
+        ];
+        for [a, b] in [default, headless] {
+            let adapter = opened(&[(&a, &[3, 4]), (&b, &[6, 3])], json!({})).unwrap();
+            assert_eq!(adapter.pairs.keys().collect::<Vec<_>>(), [&format!("{Q}.weight")]);
+        }
+    }
+
+    #[test]
+    fn shapes_are_checked_against_base_and_configuration() {
+        let (a, b) = (key(Q, "A"), key(Q, "B"));
+        let wrong_rank = message(&[(&a, &[2, 4]), (&b, &[6, 2])], json!({}));
+        assert!(
+            wrong_rank.contains("lora_A.weight` has shape [2, 4], expected [3, 4] ((R, in_features)"),
+            "{wrong_rank}"
+        );
+        let wrong_out = message(&[(&a, &[3, 4]), (&b, &[5, 3])], json!({}));
+        assert!(
+            wrong_out.contains("lora_B.weight` has shape [5, 3], expected [6, 3]"),
+            "{wrong_out}"
+        );
+        let flat = message(&[(&a, &[12]), (&b, &[6, 3])], json!({}));
+        assert!(flat.contains("has shape [12], expected [3, 4]"), "{flat}");
+    }
+
+    #[test]
+    fn halves_are_named() {
+        let (a, b) = (key(Q, "A"), key(Q, "B"));
+        let no_b = message(&[(&a, &[3, 4])], json!({}));
+        assert!(
+            no_b.contains(&format!("tensor `base_model.model.{Q}.lora_B.weight` is missing")),
+            "{no_b}"
+        );
+        let no_a = message(&[(&b, &[6, 3])], json!({}));
+        assert!(
+            no_a.contains(&format!("tensor `base_model.model.{Q}.lora_A.weight` is missing")),
+            "{no_a}"
+        );
+        let twice = message(
+            &[(&a, &[3, 4]), (&format!("{a}.default"), &[3, 4]), (&b, &[6, 3])],
+            json!({}),
+        );
+        assert!(twice.contains("are the same matrix"), "{twice}");
+    }
+
+    #[test]
+    fn file_and_configuration_agree_in_both_directions() {
+        let (a, b, va, vb) = (key(Q, "A"), key(Q, "B"), key(V, "A"), key(V, "B"));
+        let both: [(&str, &[usize]); 4] = [(&a, &[3, 4]), (&b, &[6, 3]), (&va, &[3, 4]), (&vb, &[2, 3])];
+        assert!(
+            message(&both, json!({})).contains(&format!("it adapts `{V}`, which adapter_config.json does not name"))
+        );
+        assert_eq!(
+            opened(&both, json!({"target_modules": "all-linear"}))
+                .unwrap()
+                .pairs
+                .len(),
+            2
+        );
+        assert_eq!(opened(&both, json!({"target_modules": null})).unwrap().pairs.len(), 2);
+        let left_out = message(&both[..2], json!({"target_modules": ["q_proj", "v_proj"]}));
+        assert!(
+            left_out.contains(&format!("tensor `base_model.model.{V}.lora_A.weight` is missing")),
+            "{left_out}"
+        );
+    }
+
+    #[test]
+    fn what_the_base_lacks_is_named() {
+        let (a, b) = (key(Q, "A"), key(Q, "B"));
+        let (far_a, far_b) = (
+            key("model.layers.7.self_attn.q_proj", "A"),
+            key("model.layers.7.self_attn.q_proj", "B"),
+        );
+        let far = message(
+            &[(&a, &[3, 4]), (&b, &[6, 3]), (&far_a, &[3, 4]), (&far_b, &[6, 3])],
+            json!({}),
+        );
+        assert!(
+            far.contains("the base has no matrix `model.layers.7.self_attn.q_proj.weight`"),
+            "{far}"
+        );
+        let head = [(key("lm_head", "A"), [3, 4]), (key("lm_head", "B"), [9, 3])];
+        let head = head.each_ref().map(|(name, shape)| (name.as_str(), shape.as_slice()));
+        let all = [
+            &[(a.as_str(), [3, 4].as_slice()), (b.as_str(), [6, 3].as_slice())],
+            head.as_slice(),
+        ]
+        .concat();
+        let head = message(&all, json!({"target_modules": ["q_proj", "lm_head"]}));
+        assert!(
+            head.contains("it adapts `lm_head`; only linear layers inside of blocks"),
+            "{head}"
+        );
+        let embedding = message(&[("model.embed_tokens.lora_embedding_A", &[3, 4])], json!({}));
+        assert!(
+            embedding.contains("adapters on the embedding are not supported"),
+            "{embedding}"
+        );
+        let other = message(
+            &[("model.layers.0.self_attn.q_proj.lora_magnitude_vector", &[6])],
+            json!({}),
+        );
+        assert!(other.contains("is no LoRA matrix"), "{other}");
+    }
+
+    #[test]
+    fn folders_that_are_no_adapter_say_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = base(dir.path());
+        let message = || open(dir.path(), &source).unwrap_err().to_string();
+        assert!(message().contains("it holds no adapter_config.json"), "{}", message());
+        fs::write(dir.path().join(ADAPTER_CONFIG), "{}").unwrap();
+        assert!(
+            message().contains("it holds no adapter_model.safetensors\n"),
+            "{}",
+            message()
+        );
+        fs::write(dir.path().join("adapter_model.bin"), "").unwrap();
+        assert!(message().contains("only adapter_model.bin") && message().contains("safe_serialization=True"));
+        fs::write(dir.path().join(ADAPTER_WEIGHTS), file(&[])).unwrap();
+        assert!(message().contains("`peft_type` is missing"), "{}", message());
     }
 }

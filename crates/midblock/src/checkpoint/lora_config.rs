@@ -355,3 +355,152 @@ fn is_set(value: &Value) -> bool {
         _ => true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    const Q3: &str = "model.layers.3.self_attn.q_proj";
+
+    /// A valid configuration with some keys replaced.
+    fn parse(changes: Value) -> Result<LoraConfig> {
+        let mut config = json!({"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]});
+        config
+            .as_object_mut()
+            .unwrap()
+            .extend(changes.as_object().unwrap().clone());
+        LoraConfig::parse(Path::new("c"), config.to_string().as_bytes())
+    }
+
+    fn message(changes: Value) -> String {
+        parse(changes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn scale_is_alpha_over_rank() {
+        assert_eq!(parse(json!({})).unwrap().rank_and_scale(Q3).unwrap(), (8, 2.0));
+        let rank_stabilised = parse(json!({"use_rslora": true, "r": 16, "lora_alpha": 10.0})).unwrap();
+        assert_eq!(rank_stabilised.rank_and_scale(Q3).unwrap(), (16, 2.5));
+    }
+
+    #[test]
+    fn the_first_matching_pattern_decides() {
+        let config = parse(json!({
+            "rank_pattern": {"layers.3.self_attn.q_proj": 4, "q_proj": 2, "proj": 1},
+            "alpha_pattern": {r".*\.\d\.self_attn\.(q|k)_proj": 32, "^model.layers.1.*v_proj": 1},
+        }))
+        .unwrap();
+        assert_eq!(config.rank_and_scale(Q3).unwrap(), (4, 8.0));
+        assert_eq!(
+            config.rank_and_scale("model.layers.13.self_attn.q_proj").unwrap(),
+            (2, 8.0)
+        );
+        assert_eq!(
+            config.rank_and_scale("model.layers.1.self_attn.v_proj").unwrap(),
+            (8, 0.125)
+        );
+        assert_eq!(config.rank_and_scale("proj").unwrap(), (1, 16.0));
+    }
+
+    #[test]
+    fn targets_follow_peft() {
+        let targets = |changes: Value, module: &str| parse(changes).unwrap().targets(module).unwrap();
+        assert!(targets(json!({}), Q3));
+        assert!(!targets(json!({}), "model.layers.3.self_attn.k_proj"));
+        assert!(!targets(json!({"target_modules": ["proj"]}), Q3));
+        assert!(targets(json!({"target_modules": r".*\.(3|4)\..*q_proj"}), Q3));
+        assert!(
+            !targets(json!({"target_modules": "q_proj"}), Q3),
+            "regular expressions match whole names"
+        );
+        assert!(targets(json!({"target_modules": r"(?!.*vision).*q_proj"}), Q3));
+        assert!(targets(
+            json!({"target_modules": "ALL-linear"}),
+            "model.layers.0.mlp.up_proj"
+        ));
+        assert!(!targets(json!({"exclude_modules": ["q_proj"]}), Q3));
+        assert!(!targets(json!({"exclude_modules": r".*\.3\..*"}), Q3));
+        assert!(targets(json!({"layers_to_transform": [1, 3]}), Q3));
+        assert!(!targets(json!({"layers_to_transform": 2}), Q3));
+        assert!(
+            targets(json!({"layers_to_transform": [1], "target_modules": [Q3]}), Q3),
+            "named in full"
+        );
+        assert!(targets(
+            json!({"layers_to_transform": [3], "layers_pattern": "layers"}),
+            Q3
+        ));
+        assert!(!targets(
+            json!({"layers_to_transform": [3], "layers_pattern": ["h", "blocks"]}),
+            Q3
+        ));
+    }
+
+    #[test]
+    fn what_changes_the_function_is_refused_by_name() {
+        for (key, value) in [
+            ("use_dora", json!(true)),
+            ("modules_to_save", json!(["lm_head"])),
+            ("trainable_token_indices", json!({"embed_tokens": [1]})),
+            ("lora_bias", json!(true)),
+            ("fan_in_fan_out", json!(true)),
+            ("bias", json!("lora_only")),
+            ("peft_type", json!("IA3")),
+            ("init_lora_weights", json!("pissa_niter_16")),
+            ("r", json!(-1)),
+            ("r", json!(null)),
+            ("lora_alpha", json!("16")),
+            ("rank_pattern", json!({"q_proj": 0.5})),
+            ("rank_pattern", json!({"q_proj(": 4})),
+            ("target_modules", json!("(")),
+            ("target_modules", json!([1])),
+            ("layers_to_transform", json!(["a"])),
+        ] {
+            let message = message(json!({ key: value }));
+            assert!(
+                message.starts_with(&format!("c: `{key}` is {value}, expected ")),
+                "{message}"
+            );
+        }
+        for init in [json!(true), json!(false), json!("gaussian"), json!(null)] {
+            assert!(parse(json!({"init_lora_weights": init})).is_ok());
+        }
+        assert!(parse(json!({"r": 0})).unwrap().rank_and_scale(Q3).is_err());
+        assert!(message(json!({"target_modules": ".*", "layers_to_transform": [1]})).contains("layers_to_transform"));
+    }
+
+    #[test]
+    fn idle_entries_are_named() {
+        let idle = |changes: Value| {
+            parse(changes)
+                .unwrap()
+                .check_all_used(&[Q3, "v_proj"])
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(parse(json!({})).unwrap().check_all_used(&[Q3, "v_proj"]).is_ok());
+        assert!(idle(json!({"target_modules": ["q_proj", "c_attn"]})).starts_with("c: `target_modules` is `c_attn`"));
+        assert!(idle(json!({"rank_pattern": {"layers.7.*": 2}})).starts_with("c: `rank_pattern` is `layers.7.*`"));
+        assert!(idle(json!({"alpha_pattern": {"k_proj": 2}})).starts_with("c: `alpha_pattern` is `k_proj`"));
+        assert!(idle(json!({"layers_to_transform": [3, 30]})).starts_with("c: `layers_to_transform` is `30`"));
+    }
+
+    #[test]
+    fn patterns_that_explode_are_refused() {
+        let config = parse(json!({"target_modules": r"(a*)*\1b(?=c)"})).unwrap();
+        assert!(config.targets(&"a".repeat(40)).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), pattern in ".{0,20}") {
+            _ = LoraConfig::parse(Path::new("c"), &bytes);
+            if let Ok(config) = parse(json!({"target_modules": pattern.clone(), "rank_pattern": {pattern: 1}})) {
+                _ = config.targets(Q3);
+                _ = config.rank_and_scale(Q3);
+            }
+        }
+    }
+}

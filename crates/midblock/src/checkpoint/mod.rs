@@ -9,11 +9,11 @@ mod finite;
 mod folder;
 mod hub;
 mod lora;
-mod lora_config;
+pub(crate) mod lora_config;
 mod mapped;
 mod names;
 mod random;
-mod shards;
+pub(crate) mod shards;
 mod spec;
 mod tensor;
 

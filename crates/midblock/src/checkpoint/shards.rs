@@ -290,14 +290,14 @@ impl TensorSource for Shards {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
     use safetensors::tensor::TensorView;
     use std::fs;
 
     /// A safetensors file of f32 tensors.
-    fn file(tensors: &[(&str, &[usize], &[f32])]) -> Vec<u8> {
+    pub(crate) fn file(tensors: &[(&str, &[usize], &[f32])]) -> Vec<u8> {
         let bytes: Vec<Vec<u8>> = tensors
             .iter()
             .map(|t| t.2.iter().flat_map(|v| v.to_le_bytes()).collect())
@@ -308,7 +308,7 @@ mod tests {
     }
 
     /// A file with the header as given, however wrong.
-    fn raw(header: &str, data_len: usize) -> Vec<u8> {
+    pub(crate) fn raw(header: &str, data_len: usize) -> Vec<u8> {
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
         bytes.extend(header.as_bytes());
         bytes.resize(bytes.len() + data_len, 0);
