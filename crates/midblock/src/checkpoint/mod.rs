@@ -7,6 +7,7 @@ mod atomic;
 mod fingerprint;
 mod finite;
 mod folder;
+pub mod gguf;
 mod hub;
 mod lora;
 pub(crate) mod lora_config;
@@ -226,6 +227,16 @@ fn open_file(label: &str, path: &Path) -> Result<Checkpoint> {
 }
 
 /// Opens a GGUF file, which holds configuration, tokenizer and chat template besides the weights.
-fn open_gguf(_label: &str, path: &Path) -> Result<Checkpoint> {
-    Err(Error::malformed(path, "checkpoint", "GGUF files cannot be read yet"))
+fn open_gguf(label: &str, path: &Path) -> Result<Checkpoint> {
+    let gguf::GgufCheckpoint { config, tokenizer, chat_template, source } = gguf::open(path)?;
+    Ok(Checkpoint {
+        label: label.to_owned(),
+        path: path.to_path_buf(),
+        config,
+        source,
+        tokenizer,
+        chat_template,
+        adapter: None,
+        files: vec![path.to_path_buf()],
+    })
 }
