@@ -6,16 +6,16 @@
 
 pub mod checkpoint;
 pub mod error;
-#[cfg(fuzzing)]
-pub mod fuzzing;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod metrics;
 pub mod model;
 pub mod probe;
 pub mod progress;
-// pub mod report;
+pub mod report;
 pub mod rng;
 pub mod run;
-// pub mod study;
-// pub mod tokens;
+pub mod study;
+pub mod tokens;
 
 pub use error::{Error, Result};

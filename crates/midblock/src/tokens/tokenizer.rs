@@ -1,0 +1,408 @@
+//! A checkpoint's `tokenizer.json`: text → ids with special tokens, cut on the right, never padded.
+//!
+//! Equal to Hugging Face's `tokenizer(text, truncation=True, max_length=…)`: the text is cut so that what the
+//! post-processor adds (BOS, EOS) still fits and is kept. Truncation and padding stored in the file are dropped, and so is
+//! BPE dropout: the same text gives the same ids every time.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use rayon::prelude::*;
+use serde_json::Value;
+use tokenizers::{Encoding, PostProcessor, TruncationDirection};
+
+use crate::{Error, Result, checkpoint::TokenizerSource};
+
+/// The parts of a `tokenizer.json` that decide ids, in the order in which differences are reported.
+const SECTIONS: [&str; 5] = ["normalizer", "pre_tokenizer", "model", "added_tokens", "post_processor"];
+
+/// Ids of one text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    /// Token ids, special tokens included.
+    pub ids: Vec<u32>,
+    /// Whether text was cut off to fit `max_length`.
+    pub truncated: bool,
+}
+
+/// A loaded tokenizer.
+pub struct Tokenizer {
+    path: PathBuf,
+    inner: tokenizers::Tokenizer,
+    /// The sections that decide ids, as the library writes them, so that versions of the file format do not matter.
+    sections: BTreeMap<&'static str, Value>,
+}
+
+impl Tokenizer {
+    /// Loads the tokenizer of a checkpoint.
+    ///
+    /// # Errors
+    /// If there is none, or it is not a `tokenizer.json` that the `tokenizers` library understands.
+    pub fn load(source: &TokenizerSource) -> Result<Self> {
+        match source {
+            TokenizerSource::File(path) => {
+                let json = std::fs::read(path).map_err(Error::io("read", path))?;
+                Self::parse(path.clone(), &json)
+            }
+            TokenizerSource::Embedded { path, json } => Self::parse(path.clone(), json.as_bytes()),
+            TokenizerSource::Missing { path } => Err(Error::Argument {
+                what: "checkpoint".into(),
+                value: path.display().to_string(),
+                problem: "there is no tokenizer.json next to the weights".into(),
+                help: "put the model's tokenizer.json there; transformers writes one with \
+                       `AutoTokenizer.from_pretrained(…, use_fast=True).save_pretrained(DIR)`"
+                    .into(),
+            }),
+        }
+    }
+
+    fn parse(path: PathBuf, json: &[u8]) -> Result<Self> {
+        let malformed = |problem: String| Error::malformed(&path, "tokenizer.json", problem);
+        let mut value: Value = serde_json::from_slice(json).map_err(|e| malformed(e.to_string()))?;
+        let object = value
+            .as_object_mut()
+            .ok_or_else(|| malformed("not a JSON object".into()))?;
+        object.insert("truncation".into(), Value::Null);
+        object.insert("padding".into(), Value::Null);
+        if let Some(dropout) = object.get_mut("model").and_then(|model| model.get_mut("dropout")) {
+            *dropout = Value::Null;
+        }
+        let inner = tokenizers::Tokenizer::from_bytes(value.to_string()).map_err(|e| malformed(e.to_string()))?;
+        let mut written = serde_json::to_value(&inner).map_err(|e| malformed(e.to_string()))?;
+        let sections = SECTIONS.map(|name| (name, written[name].take())).into();
+        Ok(Self { path, inner, sections })
+    }
+
+    /// Ids of `text`, at most `max_length` of them, special tokens included.
+    ///
+    /// # Errors
+    /// If `max_length` leaves no room for text beside the special tokens, or the tokenizer has no token for a character
+    /// and no unknown token either.
+    pub fn encode(&self, text: &str, max_length: Option<usize>) -> Result<Vec<u32>> {
+        Ok(self.encode_one(text, max_length)?.ids)
+    }
+
+    /// [`Tokenizer::encode`] for many texts at once, in their order.
+    ///
+    /// # Errors
+    /// Those of the first text that has one.
+    pub fn encode_batch<S: AsRef<str> + Sync>(&self, texts: &[S], max_length: Option<usize>) -> Result<Vec<Encoded>> {
+        texts
+            .par_iter()
+            .map(|text| self.encode_one(text.as_ref(), max_length))
+            .collect()
+    }
+
+    fn encode_one(&self, text: &str, max_length: Option<usize>) -> Result<Encoded> {
+        let failed =
+            |e: tokenizers::Error| Error::malformed(&self.path, "tokenizer.json", format!("cannot encode: {e}"));
+        let mut encoding: Encoding = self.inner.encode_fast(text, false).map_err(failed)?;
+        let mut truncated = false;
+        if let Some(max_length) = max_length {
+            let room = self.room(max_length)?;
+            truncated = encoding.len() > room;
+            encoding.truncate(room, 0, TruncationDirection::Right);
+            encoding.take_overflowing();
+        }
+        let encoding = self.inner.post_process(encoding, None, true).map_err(failed)?;
+        Ok(Encoded {
+            ids: encoding.get_ids().to_vec(),
+            truncated,
+        })
+    }
+
+    /// Tokens of text that fit beside the special tokens.
+    fn room(&self, max_length: usize) -> Result<usize> {
+        let added = self
+            .inner
+            .get_post_processor()
+            .map_or(0, |processor| processor.added_tokens(false));
+        match max_length.checked_sub(added) {
+            Some(room) if room > 0 => Ok(room),
+            _ => Err(Error::Argument {
+                what: "--max-length".into(),
+                value: max_length.to_string(),
+                problem: format!("the tokenizer adds {added} special tokens, no room is left for text"),
+                help: format!("give at least {}", added + 1),
+            }),
+        }
+    }
+
+    /// Text of `ids`, special tokens included.
+    ///
+    /// # Errors
+    /// If the decoder fails. Ids outside of the vocabulary are left out, as Hugging Face does.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner
+            .decode(ids, false)
+            .map_err(|e| Error::malformed(&self.path, "tokenizer.json", format!("cannot decode: {e}")))
+    }
+
+    /// Number of tokens, added ones included. Ids may have gaps: see [`Tokenizer::max_id`].
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// Largest id that can come out of [`Tokenizer::encode`]; a model needs more embedding rows than this.
+    pub fn max_id(&self) -> Option<u32> {
+        self.inner.get_vocab(true).into_values().max()
+    }
+
+    /// Hash of all that decides ids: normaliser, pre-tokenizer, vocabulary, merges, added tokens, post-processor. Key order,
+    /// white space, file format version, decoder, truncation and padding do not enter.
+    pub fn fingerprint(&self) -> blake3::Hash {
+        let mut text = String::new();
+        for section in self.sections.values() {
+            write_canonical(section, &mut text);
+            text.push('\n');
+        }
+        blake3::hash(text.as_bytes())
+    }
+
+    /// The first thing that makes `other` give other ids: the lowest token id that differs, else the first section.
+    pub fn first_difference(&self, other: &Self) -> Option<String> {
+        if self.fingerprint() == other.fingerprint() {
+            return None;
+        }
+        let last = self.max_id().max(other.max_id()).unwrap_or(0);
+        for id in 0..=last {
+            let (left, right) = (self.inner.id_to_token(id), other.inner.id_to_token(id));
+            if left != right {
+                let name = |token: Option<String>| token.map_or("absent".into(), |token| format!("{token:?}"));
+                return Some(format!("token {id} is {} against {}", name(left), name(right)));
+            }
+        }
+        let differing = SECTIONS
+            .iter()
+            .find(|name| canonical(&self.sections[*name]) != canonical(&other.sections[*name]));
+        differing.map(|name| format!("same tokens, but another `{name}` section in tokenizer.json"))
+    }
+}
+
+fn canonical(value: &Value) -> String {
+    let mut text = String::new();
+    write_canonical(value, &mut text);
+    text
+}
+
+/// JSON without white space and with sorted keys.
+fn write_canonical(value: &Value, out: &mut String) {
+    match value {
+        Value::Object(map) => {
+            let sorted: BTreeMap<_, _> = map.iter().collect();
+            out.push('{');
+            for (key, value) in sorted {
+                out.push_str(&Value::String(key.clone()).to_string());
+                out.push(':');
+                write_canonical(value, out);
+                out.push(',');
+            }
+            out.push('}');
+        }
+        Value::Array(items) => {
+            out.push('[');
+            for item in items {
+                write_canonical(item, out);
+                out.push(',');
+            }
+            out.push(']');
+        }
+        scalar => out.push_str(&scalar.to_string()),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Byte-level BPE over all 256 bytes (ids 0..256) with the merges `he`, `ll`, `hell` (256..259), `<s>` (259) put in front
+    /// and `</s>` (260) behind.
+    pub(crate) fn small_json() -> Value {
+        let mut alphabet: Vec<char> = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet()
+            .into_iter()
+            .collect();
+        alphabet.sort_unstable();
+        let mut vocab: serde_json::Map<String, Value> = alphabet
+            .iter()
+            .enumerate()
+            .map(|(id, c)| (c.to_string(), json!(id)))
+            .collect();
+        for (id, token) in [(256, "he"), (257, "ll"), (258, "hell")] {
+            vocab.insert(token.into(), json!(id));
+        }
+        let added = |id: u32, content: &str| {
+            json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                   "normalized": false, "special": true})
+        };
+        json!({
+            "version": "1.0",
+            "truncation": {"direction": "Left", "max_length": 3, "strategy": "LongestFirst", "stride": 0},
+            "padding": {"strategy": {"Fixed": 20}, "direction": "Right", "pad_to_multiple_of": null,
+                        "pad_id": 0, "pad_type_id": 0, "pad_token": "!"},
+            "added_tokens": [added(259, "<s>"), added(260, "</s>")],
+            "normalizer": null,
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+            "post_processor": {"type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                           {"SpecialToken": {"id": "</s>", "type_id": 0}}],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+                "special_tokens": {"<s>": {"id": "<s>", "ids": [259], "tokens": ["<s>"]},
+                                   "</s>": {"id": "</s>", "ids": [260], "tokens": ["</s>"]}}},
+            "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+            "model": {"type": "BPE", "dropout": 0.5, "unk_token": null, "continuing_subword_prefix": null,
+                      "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+                      "vocab": vocab, "merges": [["h", "e"], ["l", "l"], ["he", "ll"]]}
+        })
+    }
+
+    pub(crate) fn from_json(json: &Value) -> Tokenizer {
+        let source = TokenizerSource::Embedded {
+            path: "model.gguf".into(),
+            json: json.to_string().into(),
+        };
+        Tokenizer::load(&source).unwrap()
+    }
+
+    pub(crate) fn small() -> Tokenizer {
+        from_json(&small_json())
+    }
+
+    fn id(tokenizer: &Tokenizer, token: &str) -> u32 {
+        tokenizer.inner.token_to_id(token).unwrap()
+    }
+
+    #[test]
+    fn stored_truncation_padding_and_dropout_are_off() {
+        let tokenizer = small();
+        let o = id(&tokenizer, "o");
+        for _ in 0..20 {
+            assert_eq!(tokenizer.encode("hello", None).unwrap(), [259, 258, o, 260]);
+        }
+        assert_eq!(tokenizer.encode("", None).unwrap(), [259, 260]);
+    }
+
+    #[test]
+    fn cutting_keeps_the_special_tokens() {
+        let tokenizer = small();
+        let [h, l, o] = ["h", "l", "o"].map(|t| id(&tokenizer, t));
+        let all = tokenizer.encode("hellohlo", None).unwrap();
+        assert_eq!(all, [259, 258, o, h, l, o, 260]);
+        for max_length in 3..=8 {
+            let expected: Vec<u32> = if max_length >= all.len() {
+                all.clone()
+            } else {
+                all[..max_length - 1].iter().copied().chain([260]).collect()
+            };
+            assert_eq!(
+                tokenizer.encode("hellohlo", Some(max_length)).unwrap(),
+                expected,
+                "max_length {max_length}"
+            );
+        }
+        let batch = tokenizer.encode_batch(&["hellohlo", "hell", "hello"], Some(3)).unwrap();
+        let encoded = |truncated| Encoded {
+            ids: vec![259, 258, 260],
+            truncated,
+        };
+        assert_eq!(batch, [encoded(true), encoded(false), encoded(true)]);
+    }
+
+    #[test]
+    fn no_room_for_text_is_an_error() {
+        for max_length in 0..3 {
+            let error = small().encode("hello", Some(max_length)).unwrap_err().to_string();
+            assert!(
+                error.contains("adds 2 special tokens") && error.contains("at least 3"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn decoding_returns_the_text() {
+        let tokenizer = small();
+        let ids = tokenizer.encode("hello, wörld \u{1f600}", None).unwrap();
+        assert_eq!(tokenizer.decode(&ids).unwrap(), "<s>hello, wörld \u{1f600}</s>");
+        assert_eq!((tokenizer.vocab_size(), tokenizer.max_id()), (261, Some(260)));
+    }
+
+    #[test]
+    fn a_missing_or_broken_file_is_named() {
+        let missing = Tokenizer::load(&TokenizerSource::Missing {
+            path: "some/model".into(),
+        });
+        let error = missing.err().unwrap().to_string();
+        assert!(
+            error.contains("some/model") && error.contains("save_pretrained"),
+            "{error}"
+        );
+        for json in [
+            "",
+            "[]",
+            "{\"model\": 3}",
+            "{\"model\": {\"type\": \"BPE\", \"vocab\": 1}}",
+            "\u{0}\u{1}",
+        ] {
+            let source = TokenizerSource::Embedded {
+                path: "m.gguf".into(),
+                json: json.into(),
+            };
+            let error = Tokenizer::load(&source).err().unwrap().to_string();
+            assert!(error.starts_with("m.gguf: not a valid tokenizer.json file"), "{error}");
+        }
+        let absent = Tokenizer::load(&TokenizerSource::File("/nonexistent/tokenizer.json".into()));
+        assert!(
+            absent
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("/nonexistent/tokenizer.json")
+        );
+    }
+
+    #[test]
+    fn the_fingerprint_ignores_what_does_not_change_ids() {
+        let mut other = small_json();
+        for key in ["truncation", "padding", "decoder"] {
+            other[key] = Value::Null;
+        }
+        other["model"]["merges"] = json!(["h e", "l l", "he ll"]); // the older way to write merges
+        other["model"].as_object_mut().unwrap().remove("dropout");
+        let reversed: serde_json::Map<_, _> = other.as_object().unwrap().clone().into_iter().rev().collect();
+        let other = from_json(&Value::Object(reversed));
+        assert_eq!(small().fingerprint(), other.fingerprint());
+        assert_eq!(small().first_difference(&other), None);
+    }
+
+    #[test]
+    fn the_first_difference_is_named() {
+        let difference = |change: &dyn Fn(&mut Value)| {
+            let mut other = small_json();
+            change(&mut other);
+            let other = from_json(&other);
+            assert_ne!(small().fingerprint(), other.fingerprint());
+            small().first_difference(&other).unwrap()
+        };
+        let renamed = difference(&|json| {
+            let vocab = json["model"]["vocab"].as_object_mut().unwrap();
+            vocab.remove("ll");
+            vocab.insert("lo".into(), json!(257));
+            json["model"]["merges"] = json!([["h", "e"], ["l", "o"]]);
+        });
+        assert_eq!(renamed, "token 257 is \"ll\" against \"lo\"");
+        let extra = difference(&|json| {
+            let mut token = json["added_tokens"][1].clone();
+            token["id"] = json!(261);
+            token["content"] = json!("<pad>");
+            json["added_tokens"].as_array_mut().unwrap().push(token);
+        });
+        assert_eq!(extra, "token 261 is absent against \"<pad>\"");
+        let template = difference(&|json| json["post_processor"] = Value::Null);
+        assert_eq!(
+            template,
+            "same tokens, but another `post_processor` section in tokenizer.json"
+        );
+        let merges = difference(&|json| json["model"]["merges"] = json!([["h", "e"], ["l", "l"]]));
+        assert_eq!(merges, "same tokens, but another `model` section in tokenizer.json");
+    }
+}
