@@ -6,8 +6,8 @@
 
 pub mod checkpoint;
 pub mod error;
-#[cfg(feature = "fuzz")]
-pub mod fuzz;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod metrics;
 pub mod model;
 pub mod probe;
