@@ -26,3 +26,39 @@ pub struct Record {
     /// Mean of the metric under shuffled sample pairing; alignment metrics only.
     pub floor: Option<f64>,
 }
+
+impl Record {
+    /// The header of `metrics.csv`, in the order of the fields.
+    pub const COLUMNS: [&str; 10] = [
+        "model",
+        "reference",
+        "dataset",
+        "metric",
+        "layer",
+        "depth",
+        "value",
+        "lo",
+        "hi",
+        "floor",
+    ];
+}
+
+/// A line of `weights.csv`: one number about one matrix, `model,reference,parameter,metric,value`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WeightRecord {
+    /// Name of the variant.
+    pub model: String,
+    /// The model its weights are compared with.
+    pub reference: String,
+    /// Hugging Face parameter name, such as `model.layers.3.mlp.up_proj.weight` (block index 0-based, as there).
+    pub parameter: String,
+    /// Metric name in snake_case.
+    pub metric: String,
+    /// The number; `None` where it is not defined, such as the rotation of an unchanged matrix.
+    pub value: Option<f64>,
+}
+
+impl WeightRecord {
+    /// The header of `weights.csv`, in the order of the fields.
+    pub const COLUMNS: [&str; 5] = ["model", "reference", "parameter", "metric", "value"];
+}
