@@ -8,8 +8,8 @@
 //! did so perfectly the interval would be exact, otherwise it is too wide, never too narrow.
 //! Two bands *differ* if their intervals are disjoint, which again is stricter than a 5 % test of the difference.
 //!
-//! **Stretches.** The most stable (most sensitive) stretch is the contiguous run of at least two blocks whose summed
-//! stability (change), taken from the mean over all blocks, is largest. It was picked by looking, so
+//! **Stretches.** The most stable (most sensitive) stretch is the contiguous run of at least two blocks with the largest
+//! sum of stability (change) beyond half a standard deviation from the mean over all blocks. It was picked by looking, so
 //! its interval is a description and no test; it says whether it stands apart from the mean of the remaining blocks.
 //!
 //! Edge cases: measures with an undefined value or without intervals on any block say nothing about certainty; fewer
@@ -288,10 +288,14 @@ fn extreme_band(bands: &[Option<Mean>; 3], sign: f64) -> Option<Band> {
     (others().next().is_some() && others().all(|(_, other)| mean.differs_from(other))).then_some(*band)
 }
 
-/// The contiguous run of at least two and not all points with the largest sum of `sign · (value − mean)`.
+/// The contiguous run of at least two and not all points with the largest sum of `sign · (value − mean) − sd / 2`.
 fn stretch(points: &[Point], sign: f64) -> Option<Stretch> {
     let mean = Mean::over(points)?.value;
-    let gains: Vec<f64> = points.iter().map(|point| sign * (point.value - mean)).collect();
+    let variance = points.iter().map(|point| (point.value - mean).powi(2)).sum::<f64>() / points.len() as f64;
+    let gains: Vec<f64> = points
+        .iter()
+        .map(|point| sign * (point.value - mean) - 0.5 * variance.sqrt())
+        .collect();
     let mut best: Option<(f64, usize, usize)> = None;
     for start in 0..gains.len() {
         let mut sum = 0.0;
@@ -311,4 +315,182 @@ fn stretch(points: &[Point], sign: f64) -> Option<Stretch> {
         apart: inside.differs_from(&outside),
         mean: inside,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::{Machine, RunInfo, SCHEMA};
+
+    const BLOCKS: usize = 30;
+
+    /// A run with one curve for each (metric, value by layer, half width).
+    fn run(curves: &[(&str, fn(usize) -> f64, Option<f64>)]) -> Run {
+        let records = curves.iter().flat_map(|&(metric, value, half)| {
+            (0..=BLOCKS).map(move |layer| Record {
+                model: "sft".into(),
+                reference: "base".into(),
+                dataset: "gsm8k".into(),
+                metric: metric.into(),
+                layer,
+                depth: layer as f64 / BLOCKS as f64,
+                value: Some(value(layer)),
+                lo: half.map(|half| value(layer) - half),
+                hi: half.map(|half| value(layer) + half),
+                floor: None,
+            })
+        });
+        let info = RunInfo {
+            midblock_run_schema: SCHEMA,
+            midblock_version: String::new(),
+            command_line: Vec::new(),
+            config: serde_json::Value::Null,
+            models: Vec::new(),
+            datasets: Vec::new(),
+            seeds: Vec::new(),
+            threads: 1,
+            machine: Machine::default(),
+            started_at: String::new(),
+            finished_at: String::new(),
+            timings: Vec::new(),
+            warnings: Vec::new(),
+        };
+        Run {
+            info,
+            records: records.collect(),
+            weights: Vec::new(),
+        }
+    }
+
+    /// Changes little in blocks 7..=24, more below, most above; the embedding is an outlier that must not count.
+    fn change(layer: usize) -> f64 {
+        match layer {
+            0 => 99.0,
+            1..=6 => 0.2,
+            7..=24 => 0.1,
+            _ => 0.6,
+        }
+    }
+
+    fn similarity(layer: usize) -> f64 {
+        1.0 - change(layer)
+    }
+
+    fn only(run: &Run) -> Finding {
+        let [finding] = <[Finding; 1]>::try_from(findings(run)).unwrap();
+        finding
+    }
+
+    #[test]
+    fn bands_cover_every_block_once() {
+        for blocks in 1..100 {
+            let named: Vec<usize> = Band::ALL
+                .into_iter()
+                .filter_map(|band| band.blocks(blocks))
+                .flatten()
+                .collect();
+            assert_eq!(named, (1..=blocks).collect::<Vec<_>>());
+        }
+        assert_eq!(
+            Band::ALL.map(|band| band.blocks(30)),
+            [Some(1..=6), Some(7..=24), Some(25..=30)]
+        );
+        assert_eq!(Band::Bottom.blocks(4), None);
+        assert_eq!(Band::of(0, 30), None);
+    }
+
+    #[test]
+    fn clear_curves_give_a_clear_verdict() {
+        let finding = only(&run(&[
+            ("cka_debiased", similarity, Some(0.04)),
+            ("change_intensity_relative", change, Some(0.04)),
+            ("mean_shift_relative", change, Some(0.04)),
+        ]));
+        assert_eq!(
+            (finding.stable, finding.sensitive),
+            (Verdict::Clear(Band::Middle), Verdict::Clear(Band::Top))
+        );
+        for reading in &finding.readings {
+            let (stable, sensitive) = (reading.stable.as_ref().unwrap(), reading.sensitive.as_ref().unwrap());
+            assert_eq!(
+                (&stable.blocks, &sensitive.blocks),
+                (&(7..=24), &(25..=30)),
+                "{}",
+                reading.metric
+            );
+            assert!(stable.apart && sensitive.apart);
+        }
+        let [bottom, ..] = finding.readings[1].bands;
+        let bottom = bottom.unwrap();
+        assert!(
+            (bottom.value - 0.2).abs() < 1e-12 && bottom.interval.unwrap().0 < 0.17,
+            "{bottom:?}"
+        );
+    }
+
+    #[test]
+    fn overlapping_intervals_are_undecided() {
+        let finding = only(&run(&[
+            ("cka_debiased", similarity, Some(0.5)),
+            ("mean_shift_relative", change, Some(0.5)),
+        ]));
+        assert_eq!(
+            (finding.stable, finding.sensitive),
+            (Verdict::Undecided, Verdict::Undecided)
+        );
+        assert!(!finding.readings[0].sensitive.as_ref().unwrap().apart);
+    }
+
+    #[test]
+    fn overlap_with_one_neighbour_is_enough_to_stay_silent() {
+        // 0.1 ± 0.06 and 0.2 ± 0.06 overlap, 0.6 ± 0.06 stands alone.
+        let finding = only(&run(&[("change_intensity_relative", change, Some(0.06))]));
+        assert_eq!(
+            (finding.stable, finding.sensitive),
+            (Verdict::Undecided, Verdict::Clear(Band::Top))
+        );
+    }
+
+    #[test]
+    fn no_intervals_no_certainty() {
+        let finding = only(&run(&[("cka_debiased", similarity, None)]));
+        assert_eq!(
+            (finding.stable, finding.sensitive),
+            (Verdict::Undecided, Verdict::Undecided)
+        );
+        assert_eq!(finding.readings[0].sensitive.as_ref().unwrap().blocks, 25..=30);
+    }
+
+    #[test]
+    fn measures_may_agree_in_part_or_contradict() {
+        let partly = run(&[
+            ("cka_debiased", similarity, Some(0.9)),
+            ("mean_shift_relative", change, Some(0.01)),
+        ]);
+        assert_eq!(only(&partly).sensitive, Verdict::Partly(Band::Top));
+        let contrary = run(&[
+            ("cka_debiased", change, Some(0.01)),
+            ("mean_shift_relative", change, Some(0.01)),
+        ]);
+        let finding = only(&contrary);
+        assert_eq!(
+            (finding.stable, finding.sensitive),
+            (Verdict::Contradictory, Verdict::Contradictory)
+        );
+    }
+
+    #[test]
+    fn flat_curves_have_no_stretch() {
+        let finding = only(&run(&[("cka_debiased", |_| 1.0, Some(0.0))]));
+        assert_eq!(
+            (&finding.readings[0].stable, &finding.readings[0].sensitive),
+            (&None, &None)
+        );
+        assert_eq!(finding.stable, Verdict::Undecided);
+    }
+
+    #[test]
+    fn runs_without_a_comparison_have_no_findings() {
+        assert_eq!(findings(&run(&[("gini", change, Some(0.1))])), []);
+    }
 }

@@ -43,7 +43,7 @@ fn sentence(
                 format!("all {measures} measures agree")
             };
             format!(
-                "{} {what}: {by}, with 95 % intervals that do not overlap.",
+                "{} {what}: {by}, with 95\u{a0}% intervals that do not overlap.",
                 band_blocks(band, blocks)
             )
         }
@@ -73,7 +73,7 @@ fn sentence(
                 .iter()
                 .any(|reading| reading.bands.iter().flatten().any(|mean| mean.interval.is_some()));
             let why = if has_intervals {
-                "the 95 % intervals of the bands overlap"
+                "the 95\u{a0}% intervals of the bands overlap"
             } else {
                 "the run holds no intervals to judge by"
             };
@@ -139,6 +139,56 @@ pub(super) fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::summary;
+
+    #[test]
+    fn every_verdict_has_its_sentence() {
+        let reading = |title, band| Reading {
+            metric: title,
+            title,
+            bands: [
+                Some(summary::Mean {
+                    value: 1.0,
+                    interval: Some((0.0, 2.0)),
+                }),
+                None,
+                None,
+            ],
+            stable_band: None,
+            sensitive_band: band,
+            stable: None,
+            sensitive: None,
+            points: Vec::new(),
+        };
+        let say = |verdict, bands: [Option<Band>; 2]| {
+            let finding = Finding {
+                model: "sft".into(),
+                reference: "base".into(),
+                dataset: "gsm8k".into(),
+                readings: vec![reading("CKA", bands[0]), reading("mean shift", bands[1])],
+                stable: Verdict::Undecided,
+                sensitive: verdict,
+            };
+            sensitive(&finding, 30).replace('\u{a0}', " ")
+        };
+        let (top, bottom) = (Some(Band::Top), Some(Band::Bottom));
+        assert_eq!(
+            say(Verdict::Clear(Band::Top), [top, top]),
+            "The top blocks (25–30) change most: all 2 measures agree, with 95 % intervals that do not overlap."
+        );
+        assert_eq!(
+            say(Verdict::Partly(Band::Top), [top, None]),
+            "The top blocks (25–30) change most by 1 of 2 measures (CKA); by the others the bands cannot be told apart."
+        );
+        assert_eq!(
+            say(Verdict::Contradictory, [top, bottom]),
+            "The measures disagree on which blocks change most: CKA says top, mean shift says bottom."
+        );
+        assert_eq!(
+            say(Verdict::Undecided, [None, None]),
+            "Which blocks change most cannot be told apart: the 95 % intervals of the bands overlap."
+        );
+    }
 
     #[test]
     fn numbers_are_short() {

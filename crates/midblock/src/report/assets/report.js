@@ -34,6 +34,8 @@
     return String(Number(value.toPrecision(4)));
   };
   const tick = (value) => {
+    // The ends of an axis follow the data and are no round numbers: they get no label.
+    if (Math.abs(value) > 0 && Number(value.toPrecision(4)) !== Number(value.toPrecision(12))) return "";
     const size = Math.abs(value);
     if (size >= 1e6 || (size > 0 && size < 1e-3)) return value.toExponential(0).replace("e+", "e");
     return size >= 1e4 ? `${Number((value / 1e3).toPrecision(4))}k` : String(Number(value.toPrecision(6)));
@@ -96,11 +98,18 @@
     }] : [];
   };
 
-  // Half of the metrics span decades from embedding to top; a linear axis would show their last block only.
+  // A metric that spans decades would show nothing but its last blocks on a linear axis.
   const wantsLog = (curves) => {
-    const values = curves.flatMap((series) => series.points.flatMap((point) => [point[VALUE], point[LO]]))
-      .filter((value) => value !== null);
-    return values.length > 0 && Math.min(...values) > 0 && Math.max(...values) / Math.min(...values) > 500;
+    const of = (index) => curves.flatMap((series) => series.points.map((point) => point[index])).filter((value) => value !== null);
+    const [values, ends] = [of(VALUE), of(LO)];
+    return values.length > 0 && Math.min(...values, ...ends) > 0 && Math.max(...values) / Math.min(...values) > 1000;
+  };
+
+  // The axis ends just beyond the data, but never below zero for the sake of the margin alone.
+  const margin = ({ min, max }) => 0.05 * (max - min || Math.abs(max) || 1);
+  const ends = {
+    min: (extent) => (extent.min >= 0 && extent.min < 2 * margin(extent) ? 0 : extent.min - margin(extent)),
+    max: (extent) => extent.max + margin(extent),
   };
 
   const tooltip = (items) => {
@@ -145,7 +154,11 @@
         nameLocation: "middle", nameGap: 22, splitLine: { show: false }, axisLine: { show: true, lineStyle: { color: css("--axis") } },
         axisTick: { show: true, lineStyle: { color: css("--axis") } }, minInterval: 1,
       },
-      yAxis: { ...axis, type: log ? "log" : "value", scale: true, splitNumber: 4, axisLabel: { ...axisText(), formatter: tick } },
+      yAxis: {
+        ...axis, type: log ? "log" : "value", scale: true, splitNumber: 4, ...(log ? {} : ends),
+        axisLabel: { ...axisText(), formatter: tick },
+        splitLine: { ...axis.splitLine, showMinLine: false, showMaxLine: false },
+      },
       tooltip: {
         trigger: "axis", confine: true, formatter: tooltip, backgroundColor: css("--paper"), borderColor: css("--line"),
         textStyle: { color: css("--ink") }, axisPointer: { lineStyle: { color: css("--axis"), type: "solid" } },

@@ -1,0 +1,224 @@
+//! The report in a real browser: it loads, nothing is logged, every chart has its series, hostile names stay text.
+//!
+//! Needs Chromium or Chrome (`MIDBLOCK_CHROMIUM`, or on `PATH`). Without one the tests say so and pass, unless
+//! `MIDBLOCK_REQUIRE_BROWSER` is set.
+
+mod synthetic;
+
+use midblock::{
+    report,
+    run::{self, Run},
+};
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+const HOSTILE: &str = "</script><script>console.error('injected')</script><img src=x onerror=alert(1)>\"'&";
+
+fn browser() -> Option<PathBuf> {
+    if let Some(path) = env::var_os("MIDBLOCK_CHROMIUM") {
+        return Some(path.into());
+    }
+    let folders: Vec<PathBuf> = env::split_paths(&env::var_os("PATH")?).collect();
+    ["chromium", "chromium-browser", "google-chrome"]
+        .iter()
+        .flat_map(|name| folders.iter().map(move |folder| folder.join(name)))
+        .find(|path| path.is_file())
+}
+
+/// The page's document after its scripts ran, or `None` (and a note) where there is no browser.
+fn dump_dom(page: &Path, flags: &[&str]) -> Option<String> {
+    let Some(browser) = browser() else {
+        assert!(
+            env::var_os("MIDBLOCK_REQUIRE_BROWSER").is_none(),
+            "MIDBLOCK_REQUIRE_BROWSER is set, but no browser was found"
+        );
+        eprintln!("skipped: no browser found; set MIDBLOCK_CHROMIUM to one");
+        return None;
+    };
+    let profile = tempfile::tempdir().unwrap();
+    let output = Command::new(&browser)
+        .args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+        ])
+        .args([
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+        ])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .args(["--virtual-time-budget=10000", "--dump-dom"])
+        .args(flags)
+        .arg(format!("file://{}", page.display()))
+        .output()
+        .unwrap_or_else(|error| panic!("cannot start {}: {error}", browser.display()));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+/// Renders `run` into a file and opens it; the document, or `None` where there is no browser.
+fn open(run: &Run, flags: &[&str]) -> Option<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("run");
+    run::write(&dir, run, "", false).unwrap();
+    report::write(&dir, &synthetic::metrics()).unwrap();
+    let page = dir.join("report.html");
+    assert!(fs::metadata(&page).unwrap().len() > 0);
+    dump_dom(&page, flags)
+}
+
+/// The attributes of every `<tag …>` whose text contains `marker`, outside of scripts.
+fn tags<'a>(dom: &'a str, tag: &str, marker: &str) -> Vec<BTreeMap<&'a str, &'a str>> {
+    dom.split(&format!("<{tag} "))
+        .skip(1)
+        .filter_map(|rest| rest.split_once('>'))
+        .filter(|(attributes, _)| attributes.contains(marker))
+        .map(|(attributes, _)| {
+            let parts: Vec<&str> = attributes.split('"').collect();
+            parts
+                .chunks_exact(2)
+                .map(|pair| (pair[0].trim().trim_end_matches('='), pair[1]))
+                .collect()
+        })
+        .collect()
+}
+
+fn assert_every_chart_is_drawn(dom: &str, run: &Run, dataset: &str) {
+    let root = &tags(dom, "html", "lang")[0];
+    assert_eq!(root.get("data-midblock-errors"), None, "the page logged errors");
+    let cards = tags(dom, "article", "class=\"card");
+    let metrics: std::collections::BTreeSet<&str> = run.records.iter().map(|record| record.metric.as_str()).collect();
+    assert_eq!(
+        cards.len(),
+        metrics.len() + 1,
+        "a card for each metric and the heat map"
+    );
+    assert_eq!(root["data-midblock-charts"], cards.len().to_string());
+    for card in &cards {
+        let Some(metric) = card.get("data-metric") else {
+            assert_eq!(card["data-heatmaps"], "1");
+            continue;
+        };
+        let of_metric = run.records.iter().filter(|record| record.metric == *metric);
+        let shown: Vec<_> = of_metric
+            .filter(|record| record.dataset.is_empty() || record.dataset == dataset)
+            .collect();
+        let curves = |keep: fn(&run::Record) -> bool| {
+            let names = shown
+                .iter()
+                .filter(|record| keep(record))
+                .map(|record| (&record.model, &record.reference));
+            names.collect::<std::collections::BTreeSet<_>>().len().to_string()
+        };
+        assert_eq!(card["data-lines"], curves(|_| true), "{metric}");
+        assert_eq!(card["data-bands"], curves(|record| record.lo.is_some()), "{metric}");
+        assert_eq!(card["data-floors"], curves(|record| record.floor.is_some()), "{metric}");
+    }
+    // A card that was counted but not drawn would have no picture: the charts are SVG, as are the strips of the summary.
+    let strips = dom.matches("<figure class=\"strip\">").count();
+    assert_eq!(dom.matches("<svg ").count(), cards.len() + strips);
+    assert!(dom.matches("<path ").count() > 10 * cards.len());
+}
+
+#[test]
+fn every_chart_has_its_series_and_nothing_is_logged() {
+    let run = synthetic::run(&["sft", "dpo"], &["gsm8k", "wikitext"]);
+    for flags in [
+        &["--window-size=1280,900"][..],
+        &["--window-size=390,844", "--blink-settings=preferredColorScheme=0"],
+    ] {
+        if let Some(dom) = open(&run, flags) {
+            assert_every_chart_is_drawn(&dom, &run, "gsm8k");
+        }
+    }
+}
+
+#[test]
+fn hostile_names_stay_text() {
+    let mut run = synthetic::run(&[HOSTILE], &[HOSTILE]);
+    for record in run
+        .records
+        .iter_mut()
+        .filter(|record| record.metric == "gradient_surprise")
+    {
+        record.metric = HOSTILE.into();
+    }
+    for record in &mut run.weights {
+        record.parameter = record.parameter.replace("mlp", HOSTILE);
+    }
+    run.info.warnings = vec![HOSTILE.into()];
+    run.info.config = serde_json::json!({HOSTILE: HOSTILE});
+    run.info.command_line = vec![HOSTILE.into()];
+    run.info.timings[0].phase = HOSTILE.into();
+    run.info.datasets[0].skipped[0].reason = HOSTILE.into();
+
+    let page = report::html::render(&run, &synthetic::metrics());
+    assert!(!page.contains("<img"), "markup from a name");
+    assert_eq!(
+        page.matches("</script>").count(),
+        3,
+        "the data, the chart library and the page's own script"
+    );
+    if let Some(dom) = open(&run, &[]) {
+        let root = &tags(&dom, "html", "lang")[0];
+        assert_eq!(root.get("data-midblock-errors"), None);
+        assert_eq!(root["data-midblock-charts"], "27");
+        assert!(!dom.contains("<img"));
+    }
+}
+
+#[test]
+fn the_smallest_runs_have_a_page() {
+    let alone = synthetic::run(&[], &["gsm8k"]);
+    let mut unmeasured = alone.clone();
+    unmeasured
+        .records
+        .iter_mut()
+        .for_each(|record| (record.value, record.lo, record.hi) = (None, None, None));
+    let empty = Run {
+        records: Vec::new(),
+        weights: Vec::new(),
+        ..alone.clone()
+    };
+    for run in [alone, unmeasured, empty] {
+        if let Some(dom) = open(&run, &[]) {
+            assert_eq!(tags(&dom, "html", "lang")[0].get("data-midblock-errors"), None);
+        }
+    }
+}
+
+#[test]
+fn the_page_asks_the_network_for_nothing() {
+    let page = report::html::render(&synthetic::run(&["sft"], &["gsm8k"]), &synthetic::metrics());
+    assert!(page.contains("default-src 'none'"));
+    for forbidden in ["src=\"http", "<link", "@import", "url(http"] {
+        assert!(!page.contains(forbidden), "{forbidden}");
+    }
+}
+
+#[test]
+fn the_terminal_table_holds_every_metric_and_no_control_characters() {
+    let mut run = synthetic::run(&["sft"], &["gsm8k"]);
+    run.records
+        .iter_mut()
+        .filter(|record| record.model == "sft")
+        .for_each(|record| record.model = "s\u{1b}[2Jft".into());
+    let table = report::table(&run);
+    for record in &run.records {
+        assert!(table.contains(&record.metric), "{}", record.metric);
+    }
+    assert!(table.contains("against base · gsm8k"));
+    assert!(
+        !table
+            .chars()
+            .any(|character| character.is_control() && character != '\n')
+    );
+    assert!(table.contains("The top blocks (25–30) change most"), "{table}");
+}
