@@ -106,6 +106,15 @@ impl Output {
             ..self
         }
     }
+
+    /// Elements `column..column + len` of a row.
+    ///
+    /// # Safety
+    /// They lie within the memory, and nothing else uses them while the slice lives.
+    pub(super) unsafe fn row_mut<'a>(self, row: usize, column: usize, len: usize) -> &'a mut [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.stride + column), len) }
+    }
 }
 
 impl WithSimd for Product<'_> {
@@ -165,7 +174,7 @@ fn store<S: Simd, const M: usize>(simd: S, acc: Accumulators<S, M>, out: Output,
             }
             let len = S::F32_LANES.min(columns - from);
             // SAFETY: `Output::new`'s promise; m < rows and from + len <= columns.
-            let slice = unsafe { std::slice::from_raw_parts_mut(out.start.add(m * out.stride + from), len) };
+            let slice = unsafe { out.row_mut(m, from, len) };
             if len == S::F32_LANES {
                 let (slice, _) = S::as_mut_simd_f32s(slice);
                 if add {
