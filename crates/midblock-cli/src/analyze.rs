@@ -23,7 +23,7 @@ pub fn run(args: &args::Analyze, common: &args::Common) -> Result<()> {
 pub fn execute(config: &AnalyzeConfig, writer: RunWriter, common: &args::Common) -> Result<()> {
     let terminal = Terminal::new(common.quiet);
     let transfers = |transfer: midblock::checkpoint::Transfer<'_>| terminal.transfer(&transfer);
-    let run = analyze(&Cpu, config, &checkpoint::hub(common), &terminal, &transfers)?;
+    let run = analyze(&Cpu::default(), config, &checkpoint::hub(common), &terminal, &transfers)?;
     drop(terminal);
     let dir = writer.dir().to_path_buf();
     writer.finish(&run, &report::html::render(&run))?;
@@ -51,7 +51,13 @@ pub fn metrics() -> Result<()> {
     let mut out = std::io::stdout().lock();
     for metric in registry() {
         let (low, high) = metric.range;
-        writeln!(out, "{} ({}), {}, in [{low}, {high}]", metric.name, metric.group.name(), metric.unit)?;
+        writeln!(
+            out,
+            "{} ({}), {}, in [{low}, {high}]",
+            metric.name,
+            metric.group.name(),
+            metric.unit
+        )?;
         writeln!(out, "    {}\n    {}", metric.formula, metric.meaning)?;
     }
     Ok(())
@@ -59,7 +65,10 @@ pub fn metrics() -> Result<()> {
 
 fn config(args: &args::Analyze) -> Result<AnalyzeConfig> {
     let variants: Vec<Variant> = args.variants.iter().map(|text| variant(text)).collect::<Result<_>>()?;
-    check_distinct("--variant", std::iter::once(BASE).chain(variants.iter().map(|v| v.name.as_str())))?;
+    check_distinct(
+        "--variant",
+        std::iter::once(BASE).chain(variants.iter().map(|v| v.name.as_str())),
+    )?;
     let data = data(&args.texts)?;
     let metrics = Options {
         protocol: args.protocol,
@@ -85,18 +94,26 @@ fn config(args: &args::Analyze) -> Result<AnalyzeConfig> {
 
 /// Parses the `--data` arguments.
 pub fn data(texts: &args::Texts) -> Result<Vec<DataSpec>> {
-    let data: Vec<DataSpec> = texts.data.iter().map(|text| Ok(text.parse::<DataSpec>()?)).collect::<Result<_>>()?;
+    let data: Vec<DataSpec> = texts
+        .data
+        .iter()
+        .map(|text| Ok(text.parse::<DataSpec>()?))
+        .collect::<Result<_>>()?;
     check_distinct("--data", data.iter().map(|d| d.name.as_str()))?;
     Ok(data)
 }
 
 fn variant(text: &str) -> Result<Variant> {
-    let (name, checkpoint) =
-        text.split_once('=').with_context(|| format!("--variant `{text}`: expected NAME=CHECKPOINT, such as sft=./sft"))?;
+    let (name, checkpoint) = text
+        .split_once('=')
+        .with_context(|| format!("--variant `{text}`: expected NAME=CHECKPOINT, such as sft=./sft"))?;
     if name.is_empty() || checkpoint.is_empty() {
         bail!("--variant `{text}`: both a name and a checkpoint are needed, such as sft=./sft");
     }
-    Ok(Variant { name: name.to_owned(), checkpoint: checkpoint.to_owned() })
+    Ok(Variant {
+        name: name.to_owned(),
+        checkpoint: checkpoint.to_owned(),
+    })
 }
 
 fn check_distinct<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<()> {

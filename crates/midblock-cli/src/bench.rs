@@ -26,10 +26,16 @@ pub fn run(args: &args::Bench, common: &args::Common) -> Result<()> {
         Some(spec) => checkpoint::open(spec, common)?,
         None => {
             let value = serde_json::from_str(SMOLLM2)?;
-            Checkpoint::random(ConfigJson { path: "SmolLM2-135M (random weights)".into(), value }, 0)?
+            Checkpoint::random(
+                ConfigJson {
+                    path: "SmolLM2-135M (random weights)".into(),
+                    value,
+                },
+                0,
+            )?
         }
     };
-    let backend = Cpu;
+    let backend = Cpu::default();
     let decoder = Decoder::load(&backend, &checkpoint)?;
     let rows = args.batch * args.length;
     let mut products = Products::new(decoder.architecture(), rows);
@@ -82,7 +88,10 @@ impl Products {
             gemm_s: Vec::new(),
             largest_difference: 0.0,
         };
-        Self { rows, shapes: architecture.block_shape().linears.iter().map(shape).collect() }
+        Self {
+            rows,
+            shapes: architecture.block_shape().linears.iter().map(shape).collect(),
+        }
     }
 
     fn step(&mut self, backend: &Cpu, record: bool) {
@@ -103,7 +112,11 @@ impl Products {
 
             let mut got = vec![0f32; rows * n];
             backend.read(&y, 0, &mut got);
-            let difference = got.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let difference = got
+                .iter()
+                .zip(&expected)
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f32::max);
             shape.largest_difference = shape.largest_difference.max(difference);
             if record {
                 shape.gemm_s.push(gemm_s);
@@ -149,11 +162,23 @@ impl<'a> Forward<'a> {
     fn new(backend: &'a Cpu, decoder: &'a Decoder<Cpu>, args: &args::Bench) -> Self {
         let mut random = rng::stream(1, "bench", &[]);
         let vocab = decoder.architecture().vocab as u32;
-        let sequence = |_| (0..args.length).map(|_| random.random_range(0..vocab)).collect::<Vec<u32>>();
+        let sequence = |_| {
+            (0..args.length)
+                .map(|_| random.random_range(0..vocab))
+                .collect::<Vec<u32>>()
+        };
         let sequences: Vec<_> = (0..args.batch).map(sequence).collect();
         let batch = Batch::new(&sequences);
         let scratch = Scratch::new(backend);
-        Self { backend, decoder, batch, length: args.length, scratch, seconds: Vec::new(), checksum: 0.0 }
+        Self {
+            backend,
+            decoder,
+            batch,
+            length: args.length,
+            scratch,
+            seconds: Vec::new(),
+            checksum: 0.0,
+        }
     }
 
     fn step(&mut self, record: bool) {
@@ -165,7 +190,8 @@ impl<'a> Forward<'a> {
             self.backend.read(hidden, 0, &mut first);
             checksum += first[0];
         };
-        self.decoder.forward(self.backend, &self.batch, &rope, &mut self.scratch, tap);
+        self.decoder
+            .forward(self.backend, &self.batch, &rope, &mut self.scratch, tap);
         if record {
             self.seconds.push(start.elapsed().as_secs_f64());
         }

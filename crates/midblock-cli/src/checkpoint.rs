@@ -7,7 +7,9 @@ use midblock::checkpoint::{Checkpoint, HubOptions};
 /// Opens `spec` with the hub settings of the environment and the flags, showing downloads.
 pub fn open(spec: &str, common: &args::Common) -> Result<Checkpoint> {
     let terminal = Terminal::new(common.quiet);
-    Ok(Checkpoint::open(spec, &hub(common), &|transfer| terminal.transfer(&transfer))?)
+    Ok(Checkpoint::open(spec, &hub(common), &|transfer| {
+        terminal.transfer(&transfer)
+    })?)
 }
 
 /// Hub settings of the environment, with `--offline`.

@@ -50,15 +50,31 @@ fn describe(checkpoint: &Checkpoint, a: &Architecture) -> Result<Value> {
         .iter()
         .map(|(name, [out, inp], bias)| json!({"name": name, "out_in": [out, inp], "bias": bias, "parameters": out * inp}))
         .collect();
-    let analysis = AnalysisSize { samples: 200, tokens: 128, token_samples: 50 };
+    let analysis = AnalysisSize {
+        samples: 200,
+        tokens: 128,
+        token_samples: 50,
+    };
     let middle = a.blocks / 5..a.blocks * 4 / 5;
     let middle_rank = 8 * a.blocks / middle.len().max(1);
     let training = [
         ("full fine-tuning".to_owned(), Trained::Full),
-        ("LoRA rank 8 on q, k, v, o".to_owned(), Trained::Lora { rank: 8, blocks: 0..a.blocks }),
         (
-            format!("Mid-Block LoRA rank {middle_rank} on blocks {}..{}", middle.start, middle.end),
-            Trained::Lora { rank: middle_rank, blocks: middle.clone() },
+            "LoRA rank 8 on q, k, v, o".to_owned(),
+            Trained::Lora {
+                rank: 8,
+                blocks: 0..a.blocks,
+            },
+        ),
+        (
+            format!(
+                "Mid-Block LoRA rank {middle_rank} on blocks {}..{}",
+                middle.start, middle.end
+            ),
+            Trained::Lora {
+                rank: middle_rank,
+                blocks: middle.clone(),
+            },
         ),
     ];
     let training: Vec<Value> = training
@@ -124,7 +140,11 @@ fn text(value: &Value) -> String {
         // writing into a String cannot fail
         let _ = writeln!(out, "{text}");
     };
-    line(format!("{}  ({})", value["checkpoint"].as_str().unwrap_or(""), value["path"].as_str().unwrap_or("")));
+    line(format!(
+        "{}  ({})",
+        value["checkpoint"].as_str().unwrap_or(""),
+        value["path"].as_str().unwrap_or("")
+    ));
     line(format!(
         "architecture   {}: {} blocks, hidden {}, {} heads ({} kv) of {}, ffn {}, vocabulary {}, {} positions, {} head",
         a["model_type"].as_str().unwrap_or(""),
@@ -156,11 +176,19 @@ fn text(value: &Value) -> String {
     }
     for stored in value["stored"].as_array().into_iter().flatten() {
         let (dtype, bytes) = (stored["dtype"].as_str().unwrap_or(""), number(&stored["bytes"]));
-        line(format!("stored         {dtype}: {} numbers, {}", count(number(&stored["elements"])), bytes_text(bytes)));
+        line(format!(
+            "stored         {dtype}: {} numbers, {}",
+            count(number(&stored["elements"])),
+            bytes_text(bytes)
+        ));
     }
     let adapter = &value["adapter"];
     if adapter.is_object() {
-        line(format!("adapter        {} matrices, {} parameters", adapter["matrices"], count(number(&adapter["parameters"]))));
+        line(format!(
+            "adapter        {} matrices, {} parameters",
+            adapter["matrices"],
+            count(number(&adapter["parameters"]))
+        ));
     }
     match &value["tokenizer"] {
         Value::Null => line("tokenizer      none found".to_owned()),
@@ -168,16 +196,35 @@ fn text(value: &Value) -> String {
             "tokenizer      {} tokens, {}{}",
             t["vocabulary"],
             t["source"].as_str().unwrap_or(""),
-            if t["fits_embedding"] == true { "" } else { "; its largest id does not fit the embedding" }
+            if t["fits_embedding"] == true {
+                ""
+            } else {
+                "; its largest id does not fit the embedding"
+            }
         )),
     }
-    line(format!("chat template  {}", if value["chat_template"] == true { "yes" } else { "no" }));
-    line(format!("memory         {} of weights, memory-mapped, and privately:", bytes_text(number(&m["mapped_bytes"]))));
+    line(format!(
+        "chat template  {}",
+        if value["chat_template"] == true { "yes" } else { "no" }
+    ));
+    line(format!(
+        "memory         {} of weights, memory-mapped, and privately:",
+        bytes_text(number(&m["mapped_bytes"]))
+    ));
     let analyze = bytes_text(number(&m["analyze"]["private_bytes"]));
-    line(format!("  {:<44} {analyze:>10}", "analyze, base and variant, 200 × 128 tokens"));
+    line(format!(
+        "  {:<44} {analyze:>10}",
+        "analyze, base and variant, 200 × 128 tokens"
+    ));
     for t in m["training"].as_array().into_iter().flatten() {
-        let (name, bytes) = (t["name"].as_str().unwrap_or(""), bytes_text(number(&t["private_bytes"])));
-        line(format!("  {name:<44} {bytes:>10}  ({} trained)", count(number(&t["trained_parameters"]))));
+        let (name, bytes) = (
+            t["name"].as_str().unwrap_or(""),
+            bytes_text(number(&t["private_bytes"])),
+        );
+        line(format!(
+            "  {name:<44} {bytes:>10}  ({} trained)",
+            count(number(&t["trained_parameters"]))
+        ));
     }
     out
 }

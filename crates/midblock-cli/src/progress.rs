@@ -53,7 +53,11 @@ impl Terminal {
         let now = Instant::now();
         let bar = ProgressBar::with_draw_target(
             None,
-            if interactive { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
+            if interactive {
+                ProgressDrawTarget::stderr()
+            } else {
+                ProgressDrawTarget::hidden()
+            },
         );
         let state = State {
             bar,
@@ -65,7 +69,9 @@ impl Terminal {
             last_line: now,
             interactive: interactive || quiet,
         };
-        Self { state: Mutex::new(state) }
+        Self {
+            state: Mutex::new(state),
+        }
     }
 
     fn with(&self, act: impl FnOnce(&mut State)) {
@@ -136,10 +142,13 @@ fn style(unit: Unit) -> ProgressStyle {
         Unit::Bytes => "{msg} [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec}, {eta} left",
     };
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    style.progress_chars("█▌ ").with_key("token_rate", move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-        // a failure to write into the bar's own string has nowhere to go
-        let _ = out.write_str(&rate(state.per_sec(), unit));
-    })
+    style.progress_chars("█▌ ").with_key(
+        "token_rate",
+        move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            // a failure to write into the bar's own string has nowhere to go
+            let _ = out.write_str(&rate(state.per_sec(), unit));
+        },
+    )
 }
 
 /// `512 tokens/s`, `3.1 MiB/s`.
@@ -155,5 +164,9 @@ fn line(s: &State) -> String {
     let per_second = s.done as f64 / s.started.elapsed().as_secs_f64().max(1e-9);
     let left = s.total.saturating_sub(s.done) as f64 / per_second.max(1e-9);
     let percent = 100.0 * s.done as f64 / s.total.max(1) as f64;
-    format!("{} {percent:.0}% {}, {left:.0} s left", s.phase, rate(per_second, s.unit))
+    format!(
+        "{} {percent:.0}% {}, {left:.0} s left",
+        s.phase,
+        rate(per_second, s.unit)
+    )
 }

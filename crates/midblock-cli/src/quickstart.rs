@@ -13,12 +13,30 @@ use std::{fs, path::Path};
 
 /// The embedded files: a base, its fine-tuned variant and the samples to look at them with.
 const FILES: [(&str, &[u8]); 7] = [
-    ("base/config.json", include_bytes!("../assets/quickstart/base/config.json")),
-    ("base/model.safetensors", include_bytes!("../assets/quickstart/base/model.safetensors")),
-    ("base/tokenizer.json", include_bytes!("../assets/quickstart/base/tokenizer.json")),
-    ("sft/config.json", include_bytes!("../assets/quickstart/sft/config.json")),
-    ("sft/model.safetensors", include_bytes!("../assets/quickstart/sft/model.safetensors")),
-    ("sft/tokenizer.json", include_bytes!("../assets/quickstart/sft/tokenizer.json")),
+    (
+        "base/config.json",
+        include_bytes!("../assets/quickstart/base/config.json"),
+    ),
+    (
+        "base/model.safetensors",
+        include_bytes!("../assets/quickstart/base/model.safetensors"),
+    ),
+    (
+        "base/tokenizer.json",
+        include_bytes!("../assets/quickstart/base/tokenizer.json"),
+    ),
+    (
+        "sft/config.json",
+        include_bytes!("../assets/quickstart/sft/config.json"),
+    ),
+    (
+        "sft/model.safetensors",
+        include_bytes!("../assets/quickstart/sft/model.safetensors"),
+    ),
+    (
+        "sft/tokenizer.json",
+        include_bytes!("../assets/quickstart/sft/tokenizer.json"),
+    ),
     ("data.jsonl", include_bytes!("../assets/quickstart/data.jsonl")),
 ];
 
@@ -34,8 +52,14 @@ pub fn run(args: &args::Quickstart, common: &args::Common) -> Result<()> {
     let at = |name: &str| unpacked.path().join(name).display().to_string();
     let config = AnalyzeConfig {
         base: at("base"),
-        variants: vec![Variant { name: "sft".to_owned(), checkpoint: at("sft") }],
-        data: vec![DataSpec { name: "problems".to_owned(), source: at("data.jsonl") }],
+        variants: vec![Variant {
+            name: "sft".to_owned(),
+            checkpoint: at("sft"),
+        }],
+        data: vec![DataSpec {
+            name: "problems".to_owned(),
+            source: at("data.jsonl"),
+        }],
         format: None,
         samples: 200,
         token_samples: 50,

@@ -119,7 +119,9 @@ pub enum Error {
     },
 
     /// A hidden state is NaN or infinite although every weight is finite.
-    #[error("{model}: the hidden state of sample {sample} is not finite after layer {layer}\n  help: its weights overflow f32 arithmetic; `midblock inspect` shows their formats")]
+    #[error(
+        "{model}: the hidden state of sample {sample} is not finite after layer {layer}\n  help: its weights overflow f32 arithmetic; `midblock inspect` shows their formats"
+    )]
     StateNotFinite {
         /// Name of the model in the run.
         model: String,

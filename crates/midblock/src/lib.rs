@@ -4,6 +4,7 @@
 
 #![deny(unsafe_code)] // one documented exception: memory maps in `checkpoint`
 
+mod atomic;
 pub mod checkpoint;
 pub mod error;
 #[cfg(fuzzing)]

@@ -22,6 +22,13 @@ impl CpuBuffer {
         let lines = vec![Line([0.0; 16]); len.div_ceil(16)];
         Self { lines, len }
     }
+
+    /// Keeps the memory when shrinking, so that growing back costs nothing.
+    pub(super) fn resize(&mut self, len: usize) {
+        let lines = len.div_ceil(16).max(self.lines.len());
+        self.lines.resize(lines, Line([0.0; 16]));
+        self.len = len;
+    }
 }
 
 impl Deref for CpuBuffer {

@@ -10,7 +10,7 @@ const ROUND: f32 = 12_582_912.0;
 /// Beyond these every result is 0 or ∞ and the exponent arithmetic would overflow.
 const RANGE: [f32; 2] = [-105.0, 90.0];
 /// ln 2 in two parts; n times the first is exact.
-const LN_2: [f32; 2] = [0.693_359_375, -2.121_944_4e-4];
+const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 const COEFFICIENTS: [f32; 7] = [
     1.987_569_1e-4,
     1.398_2e-3,

@@ -56,7 +56,7 @@ impl Backend for Cpu {
     }
 
     fn resize(&self, buffer: &mut CpuBuffer, len: usize) {
-        buffer.0.resize(len, 0.0);
+        buffer.resize(len);
     }
 
     fn len(&self, buffer: &CpuBuffer) -> usize {

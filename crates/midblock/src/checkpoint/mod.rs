@@ -3,7 +3,6 @@
 //! Whatever the format on disk, tensors go by their Hugging Face names, the configuration is that of `config.json`, and
 //! weights stay where they are: memory-mapped, in their storage format.
 
-mod atomic;
 mod fingerprint;
 mod finite;
 mod folder;
@@ -18,7 +17,6 @@ pub(crate) mod shards;
 mod spec;
 mod tensor;
 
-pub use atomic::write_atomic;
 pub use fingerprint::FileHash;
 pub use hub::{HubOptions, OnTransfer, Transfer};
 pub use spec::HubId;
@@ -228,7 +226,12 @@ fn open_file(label: &str, path: &Path) -> Result<Checkpoint> {
 
 /// Opens a GGUF file, which holds configuration, tokenizer and chat template besides the weights.
 fn open_gguf(label: &str, path: &Path) -> Result<Checkpoint> {
-    let gguf::GgufCheckpoint { config, tokenizer, chat_template, source } = gguf::open(path)?;
+    let gguf::GgufCheckpoint {
+        config,
+        tokenizer,
+        chat_template,
+        source,
+    } = gguf::open(path)?;
     Ok(Checkpoint {
         label: label.to_owned(),
         path: path.to_path_buf(),

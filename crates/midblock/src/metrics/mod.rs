@@ -34,6 +34,7 @@ pub use registry::{Group, Metric, Needs, Selection, find, registry};
 pub use resampling::Resampling;
 pub use weights::{Change, MatrixChange, WeightPair, measure_block, measure_matrix};
 
+use crate::{Error, Result};
 use estimate::Estimate;
 use views::Views;
 
@@ -46,6 +47,33 @@ pub enum Protocol {
     /// Those of the scripts of arXiv 2604.11838 as far as they concern a capture: Gram matrices K/D + 1e−6·I in entropies, |cos|
     /// clamped to 0.999 in curvature, sparsity's maximum per ten samples, biased CKA only, no intervals and no floors.
     Paper,
+}
+
+impl Protocol {
+    /// As typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Paper => "paper",
+        }
+    }
+}
+
+impl std::str::FromStr for Protocol {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let known = [Self::Default, Self::Paper];
+        known
+            .into_iter()
+            .find(|protocol| protocol.name() == text)
+            .ok_or_else(|| Error::Argument {
+                what: "--protocol".to_owned(),
+                value: text.to_owned(),
+                problem: "not one of default, paper".to_owned(),
+                help: String::new(),
+            })
+    }
 }
 
 /// Which matrix entropy.
@@ -140,7 +168,7 @@ impl<'a> Sheet<'a> {
     /// Runs `compute` if any of `names` is selected.
     fn add<const K: usize>(&mut self, names: [&'static str; K], compute: impl FnOnce() -> [Option<Estimate>; K]) {
         let selected = |name: &&'static str| self.options.selected.contains(name);
-        if !names.iter().any(|name| selected(&name)) {
+        if !names.iter().any(|name| selected(name)) {
             return;
         }
         let estimates = names.into_iter().zip(compute());

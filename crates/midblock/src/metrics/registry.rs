@@ -81,6 +81,42 @@ pub struct Metric {
     pub meaning: &'static str,
 }
 
+impl Metric {
+    /// Name for people: "CKA, debiased".
+    pub fn title(&self) -> String {
+        const SPELLED: [(&str, &str); 9] = [
+            ("infonce", "InfoNCE"),
+            ("infonce_bound", "InfoNCE bound"),
+            ("lidar", "LiDAR"),
+            ("dime", "DiME"),
+            ("l2_norm_mean", "L2 norm, mean"),
+            ("l2_norm_sd", "L2 norm, standard deviation"),
+            ("gini", "Gini coefficient of norms"),
+            ("cka", "CKA"),
+            ("cka_debiased", "CKA, debiased"),
+        ];
+        if let Some((_, title)) = SPELLED.iter().find(|(name, _)| *name == self.name) {
+            return (*title).to_owned();
+        }
+        let mut text = self.name.replace('_', " ");
+        if let Some(first) = text.get_mut(0..1) {
+            first.make_ascii_uppercase();
+        }
+        text.strip_suffix(" relative")
+            .map_or(text.clone(), |stem| format!("{stem}, relative"))
+    }
+
+    /// The range as text: `[0, 1]`, `≥ 0`, or nothing.
+    pub fn range_text(&self) -> String {
+        match self.range {
+            (low, high) if low.is_finite() && high.is_finite() => format!("[{low}, {high}]"),
+            (low, _) if low.is_finite() => format!("≥ {low}"),
+            (_, high) if high.is_finite() => format!("≤ {high}"),
+            _ => String::new(),
+        }
+    }
+}
+
 const INF: f64 = f64::INFINITY;
 
 macro_rules! metrics {
@@ -199,6 +235,11 @@ impl Selection {
             return Err(unknown(list, "names no metric"));
         }
         Ok(Self { names })
+    }
+
+    /// The selected names.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.names.iter().copied()
     }
 
     /// Whether the metric called `name` is selected.

@@ -1,6 +1,7 @@
 //! Hidden states of one layer → what the metrics are computed from.
 
 use crate::{
+    Error, Result,
     metrics::{Capture, VIEWS},
     model::Batch,
     rng,
@@ -17,6 +18,33 @@ pub enum Pooling {
     Mean,
     /// State of the last token.
     Last,
+}
+
+impl Pooling {
+    /// As typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mean => "mean",
+            Self::Last => "last",
+        }
+    }
+}
+
+impl std::str::FromStr for Pooling {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let known = [Self::Mean, Self::Last];
+        known
+            .into_iter()
+            .find(|pooling| pooling.name() == text)
+            .ok_or_else(|| Error::Argument {
+                what: "--pooling".to_owned(),
+                value: text.to_owned(),
+                problem: "not one of mean, last".to_owned(),
+                help: String::new(),
+            })
+    }
 }
 
 /// One data set's share of the sequences.

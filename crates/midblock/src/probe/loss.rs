@@ -31,10 +31,18 @@ pub fn next_token_loss<B: Backend>(
     let architecture = Architecture::resolve(checkpoint.config())?;
     let hidden = architecture.hidden;
     let ends = Ends::load(backend, checkpoint, &architecture)?;
-    let participants = [Participant { name: "model".to_owned(), checkpoint, architecture }];
+    let participants = [Participant {
+        name: "model".to_owned(),
+        checkpoint,
+        architecture,
+    }];
     let mut lockstep = Lockstep::new(backend, &participants, sequences)?;
     let (tokens, blocks) = (sequences.iter().map(Vec::len).sum::<usize>(), lockstep.blocks());
-    progress.begin("loss", (tokens * blocks) as u64, Unit::BlockTokens { blocks: blocks as u64 });
+    progress.begin(
+        "loss",
+        (tokens * blocks) as u64,
+        Unit::BlockTokens { blocks: blocks as u64 },
+    );
     while let Some(tensors) = lockstep.next_block()? {
         lockstep.advance(&tensors, progress)?;
     }
@@ -49,8 +57,14 @@ pub fn next_token_loss<B: Backend>(
             rows.extend(sequence);
             targets.extend_from_slice(&batch.ids()[bounds[0]..bounds[1]][1.min(bounds[1] - bounds[0])..]);
         }
-        sum += ends.cross_entropy(backend, &backend.upload(&rows), &targets).iter().sum::<f64>();
+        sum += ends
+            .cross_entropy(backend, &backend.upload(&rows), &targets)
+            .iter()
+            .sum::<f64>();
         predicted += targets.len();
     }
-    Ok(TokenLoss { predicted, mean_nats: sum / predicted as f64 })
+    Ok(TokenLoss {
+        predicted,
+        mean_nats: sum / predicted as f64,
+    })
 }

@@ -4,11 +4,14 @@
 //! [`escape`] on its way into markup, and the JSON holds no `<` at all, so no name can end the script early.
 
 use super::{
-    GROUPS, MetricInfo, provenance,
+    GROUPS, provenance,
     summary::{self, Finding, Reading},
     tables, words,
 };
-use crate::run::{Record, Run};
+use crate::{
+    metrics::{Metric, find, registry},
+    run::{Record, Run},
+};
 use serde_json::{Value, json};
 
 const STYLE: &str = include_str!("assets/report.css");
@@ -31,8 +34,8 @@ pub(super) fn escape(text: &str) -> String {
     safe
 }
 
-/// The page of `run`. Metrics that `metrics` does not explain come last, under their bare name.
-pub fn render(run: &Run, metrics: &[MetricInfo]) -> String {
+/// The page of `run`. Metrics that the registry does not know come last, under their bare name.
+pub fn render(run: &Run) -> String {
     let title = title(run);
     let findings = summary::findings(run);
     let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:";
@@ -50,14 +53,11 @@ pub fn render(run: &Run, metrics: &[MetricInfo]) -> String {
         warnings(run),
         summary_section(&findings, run.blocks()),
         controls(run),
-        charts(run, metrics),
+        charts(run),
         tables::weights(run),
         "</main>\n".to_string(),
         provenance::footer(run),
-        format!(
-            "<script type=\"application/json\" id=\"data\">{}</script>\n",
-            data(run, metrics)
-        ),
+        format!("<script type=\"application/json\" id=\"data\">{}</script>\n", data(run)),
         format!("<script>{CHARTS}</script>\n<script>\n{SCRIPT}</script>\n</body>\n</html>\n"),
     ]
     .concat()
@@ -230,48 +230,36 @@ fn controls(run: &Run) -> String {
     )
 }
 
-fn charts(run: &Run, metrics: &[MetricInfo]) -> String {
-    let names = ordered_metrics(run, metrics);
-    let mut groups: Vec<&str> = GROUPS.to_vec();
-    groups.extend(
-        distinct(names.iter().map(|(_, group)| *group))
-            .iter()
-            .filter(|group| !GROUPS.contains(group)),
-    );
-    groups
-        .into_iter()
-        .map(|group| {
-            let cards: String = names
-                .iter()
-                .filter(|(_, of)| *of == group)
-                .map(|(name, _)| card(run, name, metrics.iter().find(|metric| metric.name == *name)))
-                .collect();
-            if cards.is_empty() {
-                return String::new();
-            }
-            format!(
-                "<section class=\"group\" id=\"group-{0}\"><h2>{0}</h2><div class=\"cards\">{cards}</div></section>\n",
-                escape(group)
-            )
-        })
-        .collect()
+fn charts(run: &Run) -> String {
+    let names = ordered_metrics(run);
+    let section = |group: &str| {
+        let members = names.iter().filter(|(_, of)| *of == group);
+        let cards: String = members.map(|(name, _)| card(run, name, find(name))).collect();
+        if cards.is_empty() {
+            return String::new();
+        }
+        format!(
+            "<section class=\"group\" id=\"group-{group}\"><h2>{group}</h2><div class=\"cards\">{cards}</div></section>\n"
+        )
+    };
+    GROUPS.into_iter().map(section).collect()
 }
 
-/// Names of the metrics in the records with their groups: explained ones in the order of `metrics`, then the others.
-fn ordered_metrics<'a>(run: &'a Run, metrics: &[MetricInfo]) -> Vec<(&'a str, &'static str)> {
+/// Names of the metrics in the records with their groups: known ones in the registry's order, then the others.
+fn ordered_metrics(run: &Run) -> Vec<(&str, &'static str)> {
     let present = distinct(run.records.iter().map(|record| record.metric.as_str()));
-    let position = |name: &str| metrics.iter().position(|metric| metric.name == name);
-    let mut names: Vec<(&str, &'static str)> = present
+    let mut names: Vec<_> = present
         .into_iter()
-        .map(|name| (name, position(name).map_or("other", |index| metrics[index].group)))
+        .map(|name| (name, find(name).map_or("other", |metric| metric.group.name())))
         .collect();
+    let position = |name: &str| registry().iter().position(|metric| metric.name == name);
     names.sort_by_key(|(name, _)| position(name).unwrap_or(usize::MAX));
     names
 }
 
-fn card(run: &Run, name: &str, metric: Option<&MetricInfo>) -> String {
+fn card(run: &Run, name: &str, metric: Option<&Metric>) -> String {
     let safe = escape(name);
-    let title = metric.map_or_else(|| safe.clone(), |metric| escape(metric.title));
+    let title = metric.map_or_else(|| safe.clone(), |metric| escape(&metric.title()));
     let about = metric.map_or(String::new(), |metric| {
         let part = |class: &str, text: &str| {
             if text.is_empty() {
@@ -284,7 +272,7 @@ fn card(run: &Run, name: &str, metric: Option<&MetricInfo>) -> String {
             "<p class=\"meaning\">{}</p><p class=\"definition\">{}{}{}</p>",
             escape(metric.meaning),
             part("formula", metric.formula),
-            part("range", metric.range),
+            part("range", &metric.range_text()),
             part("unit", metric.unit),
         )
     });
@@ -299,7 +287,7 @@ fn card(run: &Run, name: &str, metric: Option<&MetricInfo>) -> String {
 }
 
 /// What the script draws, as JSON without `<`.
-fn data(run: &Run, metrics: &[MetricInfo]) -> String {
+fn data(run: &Run) -> String {
     let short = |number: Option<f64>| number.and_then(|number| format!("{number:.6e}").parse::<f64>().ok());
     let mut series: Vec<(&Record, Vec<Value>)> = Vec::new();
     for record in &run.records {
@@ -323,9 +311,9 @@ fn data(run: &Run, metrics: &[MetricInfo]) -> String {
             json!({"model": first.model, "reference": first.reference, "dataset": first.dataset, "metric": first.metric, "points": points})
         })
         .collect();
-    let titles: serde_json::Map<String, Value> = metrics
+    let titles: serde_json::Map<String, Value> = registry()
         .iter()
-        .map(|metric| (metric.name.to_string(), json!(metric.title)))
+        .map(|metric| (metric.name.to_string(), json!(metric.title())))
         .collect();
     let models: Vec<&str> = run.info.models.iter().map(|model| model.name.as_str()).collect();
     let data = json!({"blocks": run.blocks(), "models": models, "titles": titles, "series": series, "weights": tables::heat_maps(run)});

@@ -1,6 +1,6 @@
 //! `run.json`: everything needed to repeat or judge a run, except the numbers themselves.
 
-use crate::{Error, Result};
+use crate::{Error, Result, checkpoint::FileHash};
 use serde::{Deserialize, Serialize};
 use std::{
     fs,
@@ -93,17 +93,6 @@ pub struct Skipped {
     pub sample: String,
     /// Why.
     pub reason: String,
-}
-
-/// A file by its content.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct FileHash {
-    /// Where it was.
-    pub path: PathBuf,
-    /// Size.
-    pub bytes: u64,
-    /// BLAKE3 of the content, hexadecimal.
-    pub blake3: String,
 }
 
 /// The seed of one source of randomness.

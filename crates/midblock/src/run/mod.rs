@@ -12,13 +12,15 @@
 //! A folder without `DONE` is not a run: [`Run::open`] refuses it. Floats are written in the shortest form that reads
 //! back to the same bits, so CSV loses nothing.
 
-pub(crate) mod atomic;
 mod info;
+mod machine;
 mod record;
 mod table;
 mod writer;
 
-pub use info::{DatasetInfo, FileHash, Machine, ModelInfo, Phase, RunInfo, SCHEMA, Seed, Skipped, timestamp_utc};
+pub use crate::checkpoint::FileHash;
+pub use info::{DatasetInfo, Machine, ModelInfo, Phase, RunInfo, SCHEMA, Seed, Skipped, timestamp_utc};
+pub use machine::{peak_rss_bytes, private_rss_bytes};
 pub use record::{Record, WeightRecord};
 pub(crate) use writer::write_bytes;
 pub use writer::{RunWriter, write};

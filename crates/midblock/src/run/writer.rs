@@ -1,10 +1,9 @@
 //! The run folder is filled in one go at the end; until then nothing of it is seen.
 
 use super::{
-    DONE, METRICS_CSV, METRICS_PARQUET, REPORT_HTML, RUN_JSON, Record, Run, RunInfo, WEIGHTS_CSV, WeightRecord,
-    atomic::write_atomic, table,
+    DONE, METRICS_CSV, METRICS_PARQUET, REPORT_HTML, RUN_JSON, Record, Run, RunInfo, WEIGHTS_CSV, WeightRecord, table,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, atomic::write_atomic};
 use std::{
     fs,
     io::{self, ErrorKind, Write},

@@ -4,7 +4,10 @@ use super::{Layers, clock::Clock, describe, weights::block_changes};
 use crate::{
     Error, Result,
     checkpoint::{Checkpoint, HubOptions, OnTransfer},
-    metrics::{Capture, MatrixChange, Measurement, Needs, Options, Protocol, Resampling, measure_block, measure_model, measure_pair},
+    metrics::{
+        Capture, MatrixChange, Measurement, Needs, Options, Protocol, Resampling, measure_block, measure_model,
+        measure_pair,
+    },
     model::{Architecture, BlockTensors},
     probe::{Collector, Lockstep, Participant, Pooling, Section, Track},
     progress::{Progress, Unit},
@@ -75,20 +78,30 @@ pub fn analyze<B: Backend>(
 ) -> Result<Run> {
     let started = SystemTime::now();
     let mut clock = Clock::default();
-    let specs = std::iter::once((BASE, &config.base)).chain(config.variants.iter().map(|v| (v.name.as_str(), &v.checkpoint)));
-    let checkpoints: Vec<(&str, Checkpoint)> =
-        specs.map(|(name, spec)| Ok((name, Checkpoint::open(spec, hub, on_transfer)?))).collect::<Result<_>>()?;
+    let specs =
+        std::iter::once((BASE, &config.base)).chain(config.variants.iter().map(|v| (v.name.as_str(), &v.checkpoint)));
+    let checkpoints: Vec<(&str, Checkpoint)> = specs
+        .map(|(name, spec)| Ok((name, Checkpoint::open(spec, hub, on_transfer)?)))
+        .collect::<Result<_>>()?;
     let participants: Vec<Participant<'_>> = checkpoints
         .iter()
         .map(|(name, checkpoint)| {
             let architecture = Architecture::resolve(checkpoint.config())?;
-            Ok(Participant { name: (*name).to_owned(), checkpoint, architecture })
+            Ok(Participant {
+                name: (*name).to_owned(),
+                checkpoint,
+                architecture,
+            })
         })
         .collect::<Result<_>>()?;
     let mut warnings = Vec::new();
     let tokenizer = common_tokenizer(&participants, &mut warnings)?;
     clock.lap("open checkpoints");
-    let texts: Vec<Texts> = config.data.iter().map(|spec| read_texts(spec, &tokenizer, config)).collect::<Result<_>>()?;
+    let texts: Vec<Texts> = config
+        .data
+        .iter()
+        .map(|spec| read_texts(spec, &tokenizer, config))
+        .collect::<Result<_>>()?;
     clock.lap("read texts");
 
     let mut analysis = Analysis {
@@ -100,9 +113,17 @@ pub fn analyze<B: Backend>(
         clock,
     };
     let block_tokens = analysis.run(backend, progress)?;
-    let Analysis { records, weights, mut clock, .. } = analysis;
+    let Analysis {
+        records,
+        weights,
+        mut clock,
+        ..
+    } = analysis;
     let models = participants.iter().map(describe::model).collect::<Result<_>>()?;
-    let datasets = texts.iter().map(|t| describe::dataset(config, &t.samples, &t.tokens)).collect::<Result<_>>()?;
+    let datasets = texts
+        .iter()
+        .map(|t| describe::dataset(config, &t.samples, &t.tokens))
+        .collect::<Result<_>>()?;
     clock.lap("hash inputs");
     let info = describe::run(config, models, datasets, block_tokens, warnings, clock, started);
     Ok(Run { info, records, weights })
@@ -127,8 +148,13 @@ impl Analysis<'_> {
         let total = (tokens * blocks * self.participants.len()) as u64;
         progress.begin("analyze", total, Unit::BlockTokens { blocks: blocks as u64 });
         let hidden = self.participants[0].architecture.hidden;
-        let collector =
-            Collector::new(hidden, self.config.pooling, self.sections(), lockstep.batches(), self.config.seed);
+        let collector = Collector::new(
+            hidden,
+            self.config.pooling,
+            self.sections(),
+            lockstep.batches(),
+            self.config.seed,
+        );
         loop {
             if self.measures(lockstep.layer(), blocks) {
                 self.measure_layer(backend, &collector, &lockstep)?;
@@ -146,7 +172,10 @@ impl Analysis<'_> {
         let section = |texts: &Texts| {
             let sequences = start..start + texts.tokens.ids.len();
             start = sequences.end;
-            Section { sequences, token_samples: self.config.token_samples }
+            Section {
+                sequences,
+                token_samples: self.config.token_samples,
+            }
         };
         self.texts.iter().map(section).collect()
     }
@@ -157,7 +186,12 @@ impl Analysis<'_> {
         in_protocol && self.config.layers.contains(layer, blocks)
     }
 
-    fn measure_layer<B: Backend>(&mut self, backend: &B, collector: &Collector, lockstep: &Lockstep<'_, B>) -> Result<()> {
+    fn measure_layer<B: Backend>(
+        &mut self,
+        backend: &B,
+        collector: &Collector,
+        lockstep: &Lockstep<'_, B>,
+    ) -> Result<()> {
         let (layer, blocks) = (lockstep.layer(), lockstep.blocks());
         let tracks = lockstep.tracks();
         let captures: Vec<Vec<Capture>> = tracks.iter().map(|t| collector.collect(backend, &t.states)).collect();
@@ -202,16 +236,31 @@ impl Analysis<'_> {
         for (member, variant) in tensors.iter().enumerate().skip(1) {
             let changes = block_changes(&tensors[0], variant, options);
             let summary = measure_block(&changes, options);
-            self.weights.extend(changes.iter().flat_map(|change| weight_records(&self.participants[member].name, change)));
-            let rows = summary.into_iter().map(|m| record(&self.participants[member].name, BASE, "", &m, block, blocks));
+            self.weights.extend(
+                changes
+                    .iter()
+                    .flat_map(|change| weight_records(&self.participants[member].name, change)),
+            );
+            let rows = summary
+                .into_iter()
+                .map(|m| record(&self.participants[member].name, BASE, "", &m, block, blocks));
             self.records.extend(rows);
         }
         self.clock.lap("weights");
     }
 
-    fn record(&mut self, member: usize, reference: &str, dataset: usize, all: &[Measurement], layer: usize, blocks: usize) {
+    fn record(
+        &mut self,
+        member: usize,
+        reference: &str,
+        dataset: usize,
+        all: &[Measurement],
+        layer: usize,
+        blocks: usize,
+    ) {
         let (model, dataset) = (&self.participants[member].name, &self.texts[dataset].tokens.name);
-        self.records.extend(all.iter().map(|m| record(model, reference, dataset, m, layer, blocks)));
+        self.records
+            .extend(all.iter().map(|m| record(model, reference, dataset, m, layer, blocks)));
     }
 }
 
@@ -278,5 +327,9 @@ fn read_texts(spec: &DataSpec, tokenizer: &Tokenizer, config: &AnalyzeConfig) ->
     let samples = SampleSet::load(spec, config.format, config.samples, config.seed)?;
     let tokens = samples.tokenize(tokenizer, Some(config.max_length))?;
     let resampling = Resampling::new(tokens.ids.len(), config.resamples, config.seed);
-    Ok(Texts { samples, tokens, resampling })
+    Ok(Texts {
+        samples,
+        tokens,
+        resampling,
+    })
 }

@@ -11,7 +11,10 @@ pub(super) struct Clock {
 
 impl Default for Clock {
     fn default() -> Self {
-        Self { last: Instant::now(), phases: Vec::new() }
+        Self {
+            last: Instant::now(),
+            phases: Vec::new(),
+        }
     }
 }
 
@@ -23,7 +26,10 @@ impl Clock {
         self.last = now;
         match self.phases.iter_mut().find(|p| p.phase == phase) {
             Some(known) => known.seconds += seconds,
-            None => self.phases.push(Phase { phase: phase.to_owned(), seconds }),
+            None => self.phases.push(Phase {
+                phase: phase.to_owned(),
+                seconds,
+            }),
         }
     }
 

@@ -4,7 +4,7 @@ use super::{AnalyzeConfig, clock::Clock};
 use crate::{
     Result,
     model::{Architecture, NormPlacement, QkNorm},
-    probe::{Participant, Pooling},
+    probe::Participant,
     run::{self, DatasetInfo, FileHash, Machine, ModelInfo, RunInfo, Seed, Skipped},
     tokens::{SampleSet, TokenizedSet},
 };
@@ -12,12 +12,16 @@ use serde_json::json;
 use std::time::SystemTime;
 
 pub(super) fn model(participant: &Participant<'_>) -> Result<ModelInfo> {
-    let Participant { name, checkpoint, architecture } = participant;
+    let Participant {
+        name,
+        checkpoint,
+        architecture,
+    } = participant;
     Ok(ModelInfo {
         name: name.clone(),
         label: checkpoint.label().to_owned(),
         path: checkpoint.path().to_path_buf(),
-        files: checkpoint.files().iter().map(FileHash::of).collect::<Result<_>>()?,
+        files: checkpoint.fingerprint()?,
         architecture: summary(architecture),
         parameters: architecture.parameters() as u64,
         blocks: architecture.blocks,
@@ -26,12 +30,19 @@ pub(super) fn model(participant: &Participant<'_>) -> Result<ModelInfo> {
 
 pub(super) fn dataset(config: &AnalyzeConfig, samples: &SampleSet, tokens: &TokenizedSet) -> Result<DatasetInfo> {
     let skipped = samples.skipped.iter().chain(&tokens.skipped);
-    let skipped = skipped.map(|s| Skipped { sample: format!("{}:{}", s.file, s.row), reason: s.reason.to_string() });
+    let skipped = skipped.map(|s| Skipped {
+        sample: format!("{}:{}", s.file, s.row),
+        reason: s.reason.to_string(),
+    });
     Ok(DatasetInfo {
         name: samples.name.clone(),
         source: samples.path.clone(),
         format: samples.format.name().to_owned(),
-        files: samples.files.iter().map(FileHash::of).collect::<Result<_>>()?,
+        files: samples
+            .files
+            .iter()
+            .map(|path| FileHash::of(path))
+            .collect::<Result<_>>()?,
         samples_total: samples.total_rows,
         samples_used: tokens.ids.len(),
         token_samples_used: config.token_samples.min(tokens.ids.len()),
@@ -53,11 +64,16 @@ pub(super) fn run(
 ) -> RunInfo {
     for set in &datasets {
         if set.samples_used < config.samples {
-            warnings.push(format!("{}: {} samples where {} were asked for", set.name, set.samples_used, config.samples));
+            warnings.push(format!(
+                "{}: {} samples where {} were asked for",
+                set.name, set.samples_used, config.samples
+            ));
         }
         if !set.skipped.is_empty() {
             let (name, skipped, total) = (&set.name, set.skipped.len(), set.samples_total);
-            warnings.push(format!("{name}: {skipped} of {total} rows could not be used; run.json names each"));
+            warnings.push(format!(
+                "{name}: {skipped} of {total} rows could not be used; run.json names each"
+            ));
         }
     }
     RunInfo {
@@ -67,7 +83,10 @@ pub(super) fn run(
         config: resolved(config, block_tokens),
         models,
         datasets,
-        seeds: vec![Seed { purpose: "sampling, views, bootstrap".to_owned(), seed: config.seed }],
+        seeds: vec![Seed {
+            purpose: "sampling, views, bootstrap".to_owned(),
+            seed: config.seed,
+        }],
         threads: rayon::current_num_threads(),
         machine: Machine::this(),
         started_at: run::timestamp_utc(started),
@@ -78,10 +97,6 @@ pub(super) fn run(
 }
 
 fn resolved(config: &AnalyzeConfig, block_tokens: u64) -> serde_json::Value {
-    let pooling = match config.pooling {
-        Pooling::Mean => "mean",
-        Pooling::Last => "last",
-    };
     json!({
         "base": config.base,
         "variants": config.variants,
@@ -91,7 +106,7 @@ fn resolved(config: &AnalyzeConfig, block_tokens: u64) -> serde_json::Value {
         "token_samples": config.token_samples,
         "max_length": config.max_length,
         "layers": config.layers,
-        "pooling": pooling,
+        "pooling": config.pooling.name(),
         "resamples": config.resamples,
         "seed": config.seed,
         "protocol": config.metrics.protocol.name(),

@@ -11,7 +11,11 @@ use rayon::prelude::*;
 const PARALLEL_PARAMETERS: usize = 1 << 25;
 
 /// Measures every parameter of a block, norms and biases included.
-pub(super) fn block_changes(base: &BlockTensors<'_>, variant: &BlockTensors<'_>, options: &Options) -> Vec<MatrixChange> {
+pub(super) fn block_changes(
+    base: &BlockTensors<'_>,
+    variant: &BlockTensors<'_>,
+    options: &Options,
+) -> Vec<MatrixChange> {
     let measure = |(before, after): &(Parameter<'_>, Parameter<'_>)| parameter_change(before, after, options);
     let pairs: Vec<_> = parameters(base).into_iter().zip(parameters(variant)).collect();
     let size: usize = pairs.iter().map(|(before, _)| before.tensor.len()).sum();
@@ -30,11 +34,16 @@ struct Parameter<'a> {
 
 fn parameters<'a>(block: &'a BlockTensors<'_>) -> Vec<Parameter<'a>> {
     let linears = block.linears.iter().flat_map(|linear| {
-        let weight = Parameter { tensor: &linear.weight, delta: linear.delta };
+        let weight = Parameter {
+            tensor: &linear.weight,
+            delta: linear.delta,
+        };
         let bias = linear.bias.as_ref().map(|tensor| Parameter { tensor, delta: None });
         std::iter::once(weight).chain(bias)
     });
-    linears.chain(block.norms.iter().map(|tensor| Parameter { tensor, delta: None })).collect()
+    linears
+        .chain(block.norms.iter().map(|tensor| Parameter { tensor, delta: None }))
+        .collect()
 }
 
 fn parameter_change(before: &Parameter<'_>, after: &Parameter<'_>, options: &Options) -> MatrixChange {
@@ -47,13 +56,25 @@ fn parameter_change(before: &Parameter<'_>, after: &Parameter<'_>, options: &Opt
     let merged; // the variant's own values, where they cannot be described more cheaply
     let change = match (before.delta, after.delta) {
         (before, after) if same_stored && before == after => Change::None,
-        (None, Some(pair)) if same_stored => Change::LowRank { b: &pair.b, a: &pair.a, scale: pair.scale },
+        (None, Some(pair)) if same_stored => Change::LowRank {
+            b: &pair.b,
+            a: &pair.a,
+            scale: pair.scale,
+        },
         _ => {
             merged = effective(after);
             Change::Dense { after: &merged }
         }
     };
-    measure_matrix(&WeightPair { name: &before.tensor.name, shape, before: &reference, change }, options)
+    measure_matrix(
+        &WeightPair {
+            name: &before.tensor.name,
+            shape,
+            before: &reference,
+            change,
+        },
+        options,
+    )
 }
 
 /// Stored values with the adapter merged in, row-major f32.

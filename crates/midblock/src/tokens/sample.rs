@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BinaryHeap},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -60,6 +61,8 @@ pub struct SampleSet {
     pub format: Format,
     /// File, folder or hub id, as typed.
     pub path: String,
+    /// The files read.
+    pub files: Vec<PathBuf>,
     /// Rows read.
     pub total_rows: usize,
     /// Rows that cannot be samples. `total_rows − skipped` rows were there to choose from.
@@ -128,7 +131,9 @@ impl SampleSet {
         let mut total_rows = 0;
         let mut skipped = Vec::new();
         let mut selection = Selection::new(n, seed);
+        let mut files = Vec::new();
         for DataFile { label, path } in resolve(&spec.source)? {
+            files.push(path.clone());
             read_rows(&path, &mut |row, fields| {
                 total_rows += 1;
                 let format = match format {
@@ -149,6 +154,7 @@ impl SampleSet {
             name: spec.name.clone(),
             format: format.expect("invariant: the first row decided the format"),
             path: spec.source.clone(),
+            files,
             total_rows,
             skipped,
             samples,
