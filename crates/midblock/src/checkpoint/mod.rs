@@ -243,3 +243,83 @@ fn open_gguf(label: &str, path: &Path) -> Result<Checkpoint> {
         files: vec![path.to_path_buf()],
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn opened(spec: &Path) -> Result<Checkpoint> {
+        let hub = HubOptions {
+            cache: PathBuf::new(),
+            endpoint: String::new(),
+            token: None,
+            offline: true,
+        };
+        Checkpoint::open(spec.to_str().unwrap(), &hub, &|_| {})
+    }
+
+    /// A model of one matrix, `o_proj` (2, 2), in `folder/any+name.safetensors`.
+    fn write_model(folder: &Path) -> PathBuf {
+        let weights = shards::tests::file(&[("model.layers.0.self_attn.o_proj.weight", &[2, 2], &[1., 2., 3., 4.])]);
+        let path = folder.join("any+name.safetensors");
+        fs::write(&path, weights).unwrap();
+        fs::write(folder.join("config.json"), "{}").unwrap();
+        path
+    }
+
+    #[test]
+    fn one_file_and_its_folder_are_the_same_model() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = write_model(dir.path());
+        let by_file = opened(&file).unwrap();
+        let by_folder = opened(dir.path()).unwrap();
+        assert_eq!(by_file.files(), by_folder.files());
+        assert_eq!((by_file.path(), by_folder.path()), (file.as_path(), dir.path()));
+    }
+
+    #[test]
+    fn an_adapter_goes_on_top_and_counts_as_input() {
+        const O: &str = "model.layers.0.self_attn.o_proj";
+        let dir = tempfile::tempdir().unwrap();
+        let base = write_model(dir.path());
+        let adapter = dir.path().join("lora");
+        fs::create_dir(&adapter).unwrap();
+        let names = ["A", "B"].map(|side| format!("base_model.model.{O}.lora_{side}.weight"));
+        let weights = shards::tests::file(&[(&names[0], &[1, 2], &[5., 6.]), (&names[1], &[2, 1], &[7., 8.])]);
+        fs::write(adapter.join("adapter_model.safetensors"), weights).unwrap();
+        let config = r#"{"peft_type": "LORA", "r": 1, "lora_alpha": 3, "target_modules": ["o_proj"]}"#;
+        fs::write(adapter.join("adapter_config.json"), config).unwrap();
+
+        let spec = PathBuf::from(format!("{}+{}", base.display(), adapter.display()));
+        let checkpoint = opened(&spec).unwrap();
+        let pair = checkpoint.adapter_for(&format!("{O}.weight")).unwrap();
+        assert_eq!(
+            (pair.rank, pair.scale, &pair.a, &pair.b),
+            (1, 3.0, &vec![5., 6.], &vec![7., 8.])
+        );
+        assert!(checkpoint.adapter_for("lm_head.weight").is_none());
+        let inputs = checkpoint
+            .files()
+            .iter()
+            .map(|path| path.strip_prefix(dir.path()).unwrap().to_str().unwrap());
+        assert_eq!(
+            inputs.collect::<Vec<_>>(),
+            [
+                "any+name.safetensors",
+                "config.json",
+                "lora/adapter_config.json",
+                "lora/adapter_model.safetensors"
+            ]
+        );
+    }
+
+    #[test]
+    fn other_files_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notes.txt");
+        fs::write(&path, "x").unwrap();
+        let error = opened(&path).err().unwrap().to_string();
+        assert!(error.ends_with("neither a .safetensors nor a GGUF file"), "{error}");
+    }
+}

@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn parts_are_told_apart() {
-        let cases: [(&str, &[&str], Place, Option<Place>); 10] = [
+        let cases: [(&str, &[&str], Place, Option<Place>); 11] = [
             ("models/a", &["models/a"], local("models/a"), None),
             ("org/name", &[], hub("org/name", "main", None), None),
             ("org/name@v1.0", &[], hub("org/name", "v1.0", None), None),
@@ -135,6 +135,7 @@ mod tests {
             ("a+b", &["a+b", "a", "b"], local("a+b"), None),
             ("a+b", &["a", "b"], local("a"), Some(local("b"))),
             ("a+b+c", &["a", "b+c"], local("a"), Some(local("b+c"))),
+            ("a+b+o/m", &["a", "a+b", "b+o/m"], local("a"), Some(local("b+o/m"))),
             ("a+b+c", &["a+b", "c", "b+c"], local("a+b"), Some(local("c"))),
             (
                 "org/m+./lora",
