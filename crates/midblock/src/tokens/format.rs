@@ -260,7 +260,10 @@ pub fn recognise(name: &str, row: &Row) -> Result<Format> {
                 names.join(", ")
             ),
         },
-        help: format!("choose one with --format: {}", Format::list()),
+        help: format!(
+            "choose one with --format: {}; or call the field with the text `text`",
+            Format::list()
+        ),
     })
 }
 

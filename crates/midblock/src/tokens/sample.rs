@@ -28,7 +28,7 @@ pub const MIN_SAMPLES: usize = 4;
 pub struct Skipped {
     /// The file's short name.
     pub file: Arc<str>,
-    /// Line or record, from 1: see [`super::data`].
+    /// Line or record in the file, from 1: see [`super::data`].
     pub row: usize,
     /// Why.
     pub reason: SkipReason,
@@ -39,7 +39,7 @@ pub struct Skipped {
 pub struct Sample {
     /// The file's short name.
     pub file: Arc<str>,
-    /// Line or record, from 1: see [`super::data`].
+    /// Line or record in the file, from 1: see [`super::data`].
     pub row: usize,
     /// What goes to the tokenizer.
     pub text: String,
@@ -318,7 +318,7 @@ mod tests {
         write(folder.path(), "a.jsonl", &GSM8K.repeat(2));
         let set = SampleSet::load(&spec("math", folder.path()), None, 10, 1).unwrap();
         let ids: Vec<_> = set.samples.iter().map(Sample::id).collect();
-        assert_eq!(ids, ["a.jsonl:1", "a.jsonl:2", "b.csv:2", "b.csv:3"]);
+        assert_eq!(ids, ["a.jsonl:1", "a.jsonl:2", "b.csv:1", "b.csv:2"]);
     }
 
     #[test]
@@ -424,7 +424,7 @@ mod tests {
             .iter()
             .map(|sample| sample.row)
             .collect();
-        assert_eq!(rows, [0]);
+        assert_eq!(rows, [3, 10, 16, 17, 19]);
     }
 
     proptest! {

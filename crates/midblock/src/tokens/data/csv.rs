@@ -5,37 +5,28 @@ use std::{io::BufRead, path::Path};
 use super::{Emit, Row};
 use crate::{Error, Result};
 
-/// Rows of a CSV file; a row's number is that of its first line, the header's being 1.
+/// Rows of a CSV file; a row's number counts records after the header, whose cells may span lines.
 ///
 /// # Errors
 /// If a row has another number of cells than the header, two columns have one name, or a cell is not UTF-8.
 pub fn parse_csv(path: &Path, reader: impl BufRead, emit: &mut Emit<'_>) -> Result<()> {
     let mut reader = csv::Reader::from_reader(reader);
-    let header = reader.headers().map_err(|e| explain(path, e))?.clone();
+    let header = reader.headers().map_err(|e| explain(path, "header", e))?.clone();
     for (index, name) in header.iter().enumerate() {
         if header.iter().take(index).any(|earlier| earlier == name) {
-            return Err(Error::malformed(
-                path,
-                "CSV",
-                format!("line 1: two columns are called {name:?}"),
-            ));
+            let problem = format!("header: two columns are called {name:?}");
+            return Err(Error::malformed(path, "CSV", problem));
         }
     }
-    let mut record = csv::StringRecord::new();
-    while reader.read_record(&mut record).map_err(|e| explain(path, e))? {
-        let line = record.position().map_or(0, csv::Position::line);
-        let row: Row = header
-            .iter()
-            .map(str::to_owned)
-            .zip(record.iter().map(Into::into))
-            .collect();
-        emit(usize::try_from(line).unwrap_or(usize::MAX), row)?;
+    for (number, record) in (1..).zip(reader.records()) {
+        let record = record.map_err(|e| explain(path, &format!("row {number}"), e))?;
+        let cells = header.iter().map(str::to_owned).zip(record.iter().map(Into::into));
+        emit(number, cells.collect::<Row>())?;
     }
     Ok(())
 }
 
-fn explain(path: &Path, error: csv::Error) -> Error {
-    let line = error.position().map_or(1, csv::Position::line);
+fn explain(path: &Path, place: &str, error: csv::Error) -> Error {
     let problem = match error.into_kind() {
         csv::ErrorKind::Io(source) => return Error::io("read", path)(source),
         csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
@@ -44,7 +35,7 @@ fn explain(path: &Path, error: csv::Error) -> Error {
         csv::ErrorKind::Utf8 { err, .. } => format!("cell {} is not UTF-8", err.field() + 1),
         other => format!("{other:?}"),
     };
-    Error::malformed(path, "CSV", format!("line {line}: {problem}"))
+    Error::malformed(path, "CSV", format!("{place}: {problem}"))
 }
 
 #[cfg(test)]
@@ -60,8 +51,8 @@ mod tests {
     fn quotes_may_span_lines() {
         let rows = parse("\u{feff}question,answer\r\n\"a, \"\"b\"\"\nc\",18\r\n\né,\n".as_bytes()).unwrap();
         let expected = [
-            (2, json!({"question": "a, \"b\"\nc", "answer": "18"})),
-            (5, json!({"question": "é", "answer": ""})),
+            (1, json!({"question": "a, \"b\"\nc", "answer": "18"})),
+            (2, json!({"question": "é", "answer": ""})),
         ];
         assert_eq!(rows, expected);
         assert_eq!(parse(b"").unwrap(), []);
@@ -73,10 +64,10 @@ mod tests {
         let cases: [(&[u8], &str); 3] = [
             (
                 b"a,b\n1,2\n3\n",
-                "line 3: 1 cells, expected 2 as in the header; is a quote missing?",
+                "row 2: 1 cells, expected 2 as in the header; is a quote missing?",
             ),
-            (b"a,b\n1,\xff\n", "line 2: cell 2 is not UTF-8"),
-            (b"a,b,a\n1,2,3\n", "line 1: two columns are called \"a\""),
+            (b"a,b\n1,\xff\n", "row 1: cell 2 is not UTF-8"),
+            (b"a,b,a\n1,2,3\n", "header: two columns are called \"a\""),
         ];
         for (bytes, problem) in cases {
             let error = parse(bytes).unwrap_err().to_string();

@@ -121,14 +121,14 @@ mod tests {
     #[test]
     fn a_malformed_line_is_named() {
         let cases = [
-            ("{\"a\": 1}\n\n{\"a\": tru}\n", "line 3, column 9: expected ident"),
+            ("{\"a\": 1}\n\n{\"a\": tru}\n", "line 3, column 10: expected ident"),
             (
                 "{\"a\": 1}\n{\"a\": \"cut",
                 "line 2, column 10: EOF while parsing a string",
             ),
             ("{\"a\": 1} {\"a\": 2}", "line 1, column 10: trailing characters"),
             ("{\"a\": 1}\n[1]", "line 2 is a list, expected an object"),
-            ("{\"a\": 1e999}", "line 1, column 10: number out of range"),
+            ("{\"a\": 1e999}", "line 1, column 11: number out of range"),
             ("\u{0}\u{1}\u{2}", "line 1, column 1: expected value"),
         ];
         for (text, problem) in cases {

@@ -8,7 +8,10 @@ use std::{
     path::Path,
 };
 
-use ::parquet::{arrow::arrow_reader::ParquetRecordBatchReaderBuilder, file::reader::ChunkReader};
+use ::parquet::{
+    arrow::arrow_reader::ParquetRecordBatchReaderBuilder,
+    file::{metadata::ParquetMetaData, reader::ChunkReader},
+};
 use arrow_array::{Array, cast::AsArray, types};
 use arrow_schema::DataType;
 use serde_json::Value;
@@ -24,13 +27,13 @@ pub fn parse_parquet<R: ChunkReader + 'static>(path: &Path, reader: R, emit: &mu
     let malformed = |problem: String| Error::malformed(path, "Parquet", problem);
     // The library panics on some damaged files; a bad file must never end the program.
     let guarded = |what: &str| malformed(format!("damaged: its {what} could not be decoded"));
-    let open = || {
-        ParquetRecordBatchReaderBuilder::try_new(reader)?
-            .with_batch_size(1024)
-            .build()
-    };
-    let mut batches = catch_unwind(AssertUnwindSafe(open))
+    let size = reader.len();
+    let builder = catch_unwind(AssertUnwindSafe(|| ParquetRecordBatchReaderBuilder::try_new(reader)))
         .map_err(|_| guarded("footer"))?
+        .map_err(|e| malformed(e.to_string()))?;
+    check_extents(builder.metadata(), size).map_err(malformed)?;
+    let mut batches = catch_unwind(AssertUnwindSafe(|| builder.with_batch_size(1024).build()))
+        .map_err(|_| guarded("schema"))?
         .map_err(|e| malformed(e.to_string()))?;
     let mut number = 0;
     while let Some(batch) = catch_unwind(AssertUnwindSafe(|| batches.next())).map_err(|_| guarded("pages"))? {
@@ -43,6 +46,27 @@ pub fn parse_parquet<R: ChunkReader + 'static>(path: &Path, reader: R, emit: &mu
                 .collect();
             number += 1;
             emit(number, row)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether every column chunk lies inside of the file: the library allocates what the footer claims before it reads.
+fn check_extents(metadata: &ParquetMetaData, size: u64) -> Result<(), String> {
+    for (index, group) in metadata.row_groups().iter().enumerate() {
+        for column in group.columns() {
+            let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+            let length = column.compressed_size();
+            let end = u64::try_from(start)
+                .ok()
+                .zip(u64::try_from(length).ok())
+                .and_then(|(a, b)| a.checked_add(b));
+            if end.is_none_or(|end| end > size) {
+                let name = column.column_path();
+                return Err(format!(
+                    "column `{name}` of row group {index} claims {length} bytes at {start}, the file has {size}"
+                ));
+            }
         }
     }
     Ok(())
@@ -200,6 +224,24 @@ mod tests {
             let error = parse(bytes).unwrap_err().to_string();
             assert!(error.starts_with("x.parquet: not a valid Parquet file: "), "{error}");
         }
+    }
+
+    #[test]
+    fn a_footer_that_claims_more_than_the_file_is_refused() {
+        let bytes = example(Compression::UNCOMPRESSED);
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        let metadata = ParquetRecordBatchReaderBuilder::try_new(file)
+            .unwrap()
+            .metadata()
+            .clone();
+        let size = bytes.len() as u64;
+        assert_eq!(check_extents(&metadata, size), Ok(()));
+        let error = check_extents(&metadata, 40).unwrap_err();
+        assert!(
+            error.contains("row group 0 claims") && error.ends_with("the file has 40"),
+            "{error}"
+        );
     }
 
     proptest! {
