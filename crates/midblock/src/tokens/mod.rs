@@ -1,6 +1,6 @@
 //! Text ↔ ids: tokenizers, data sets, sample texts and their selection.
 //!
-//! A data set goes `--data NAME=FILE` → rows ([`data`]) → text ([`format`]) → N chosen samples ([`SampleSet`]) → ids
+//! A data set goes `--data NAME=FILE` → rows ([`data`]) → text ([`mod@format`]) → N chosen samples ([`SampleSet`]) → ids
 //! ([`TokenizedSet`]). A row that cannot become a sample is a [`Skipped`] with a reason; none is dropped silently.
 
 pub mod data;
