@@ -56,3 +56,47 @@ fn entropy_with_row_influence(a: &Mat<f64>, b: &Mat<f64>, order: &[usize]) -> Op
     let influence = |row: usize| m as f64 * (0..m).map(|k| gradient[k] * u[(row, k)].powi(2)).sum::<f64>();
     Some((entropy_of(&lambda, 1.0), (0..m).map(influence).collect()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::VIEWS;
+
+    #[test]
+    fn entropies_of_given_pairings_match_numpy() {
+        let data: serde_json::Value =
+            serde_json::from_str(include_str!("../../../../fixtures/metrics/dime.json")).unwrap();
+        let list = |name: &str| data[name].as_array().unwrap().clone();
+        let values: Vec<f64> = list("views").iter().map(|v| v.as_f64().unwrap()).collect();
+        let groups = crate::metrics::linalg::rows(&values, 5).to_owned();
+        let m = groups.nrows() / VIEWS;
+        let views = Views {
+            members: (0..m).collect(),
+            samples: m,
+            groups,
+        };
+        let (a, b) = views.pair();
+        let unit = [a, b].map(|x| unit_rows(x.as_ref()));
+        let [a, b] = unit.each_ref().map(|u| product(u.as_ref(), u.transpose()));
+        for (order, expected) in list("orders").iter().zip(list("entropies")) {
+            let order: Vec<usize> = order
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|i| i.as_u64().unwrap() as usize)
+                .collect();
+            let (entropy, influence) = entropy_with_row_influence(&a, &b, &order).unwrap();
+            assert!(
+                (entropy - expected.as_f64().unwrap()).abs() < 1e-12,
+                "{entropy} vs {expected}"
+            );
+            assert!(influence.iter().sum::<f64>().abs() < 1e-10);
+        }
+        let estimate = dime(&views, &Resampling::new(m, 20, 0)).unwrap();
+        assert!(
+            estimate.value > 0.05,
+            "views of the same sample agree: {}",
+            estimate.value
+        );
+    }
+}
