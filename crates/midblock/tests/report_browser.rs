@@ -140,6 +140,68 @@ fn every_chart_has_its_series_and_nothing_is_logged() {
     }
 }
 
+/// Clicks the export buttons of the first chart and of the heat map, and puts what they would save into the document.
+const SAVE: &str = r#"<script>
+  const keep = (name, text) => {
+    const made = document.createElement("pre");
+    made.className = "saved";
+    made.textContent = `${name}\n${text}`;
+    document.body.append(made);
+  };
+  const link = URL.createObjectURL;
+  URL.createObjectURL = (blob) => { blob.text().then((text) => keep("svg", text)); return link(blob); };
+  HTMLAnchorElement.prototype.click = function () {
+    keep("name", this.download);
+    if (this.href.startsWith("data:image/png;base64,")) keep("png", this.href.length);
+  };
+  for (const card of [document.querySelector(".card"), document.querySelector("[data-heatmap]")]) {
+    for (const button of card.querySelectorAll("[data-export]")) button.click();
+  }
+  console.error("seen");
+</script></body>"#;
+
+#[test]
+fn pictures_can_be_saved_and_errors_are_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("report.html");
+    let html = report::html::render(&synthetic::run(&["sft <&>"], &["gsm8k"]), &synthetic::metrics());
+    fs::write(&page, html.replace("</body>", SAVE)).unwrap();
+    let Some(dom) = dump_dom(&page, &[]) else { return };
+    let saved: Vec<&str> = dom.split("<pre class=\"saved\">").skip(1).collect();
+    let names: Vec<&str> = saved
+        .iter()
+        .filter_map(|text| text.strip_prefix("name\n")?.split('<').next())
+        .collect();
+    assert_eq!(names[..2], ["cka-debiased-gsm8k.png", "cka-debiased-gsm8k.svg"]);
+    let pictures: Vec<&&str> = saved.iter().filter(|text| text.starts_with("svg\n")).collect();
+    assert_eq!(pictures.len(), 2);
+    for (picture, words) in pictures.iter().zip(["CKA, debiased", "self_attn.q_proj"]) {
+        assert!(picture.contains("&lt;svg ") && picture.contains(words), "{words}");
+        // Escaped once by the picture and once more by the document around it.
+        assert!(
+            picture.contains("sft &amp;lt;&amp;amp;&amp;gt;"),
+            "the legend or title names the model"
+        );
+    }
+    let sizes = saved
+        .iter()
+        .filter_map(|text| text.strip_prefix("png\n")?.split('<').next()?.parse::<usize>().ok());
+    assert!(
+        sizes.clone().count() == 2 && sizes.clone().all(|size| size > 20_000),
+        "{:?}",
+        sizes.collect::<Vec<_>>()
+    );
+    // The check that other tests rely on can fail.
+    assert_eq!(tags(&dom, "html", "lang")[0].get("data-midblock-errors"), Some(&"seen"));
+    if let Some(folder) = env::var_os("MIDBLOCK_KEEP_PICTURES") {
+        for (index, picture) in pictures.iter().enumerate() {
+            let svg = picture["svg\n".len()..].split("</pre>").next().unwrap();
+            let svg = svg.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
+            fs::write(Path::new(&folder).join(format!("{index}.svg")), svg).unwrap();
+        }
+    }
+}
+
 #[test]
 fn hostile_names_stay_text() {
     let mut run = synthetic::run(&[HOSTILE], &[HOSTILE]);

@@ -225,7 +225,7 @@ fn controls(run: &Run) -> String {
          <label><input type=\"radio\" name=\"axis\" value=\"layer\" checked><span>Layer</span></label>\
          <label><input type=\"radio\" name=\"axis\" value=\"depth\"><span>Depth&nbsp;%</span></label></fieldset>\
          <div class=\"legend\" id=\"legend\" role=\"group\" aria-label=\"Models\"></div>\
-         <label class=\"check\"><input type=\"checkbox\" name=\"floor\" checked> <span class=\"dash\"></span>shuffled floor</label></form>\n\
+         <label class=\"check\"><input type=\"checkbox\" name=\"floor\" checked> <span class=\"dash\"></span>permutation floor</label></form>\n\
          <noscript><p class=\"aside\">Charts need JavaScript; every number is in the tables below.</p></noscript>\n"
     )
 }

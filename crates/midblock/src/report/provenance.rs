@@ -11,7 +11,7 @@ pub(super) fn header(run: &Run, title: &str) -> String {
         .iter()
         .map(|model| {
             format!(
-                "<tr><th scope=\"row\">{}</th><td><code>{}</code></td><td>{}</td><td class=\"number\">{}</td></tr>",
+                "<tr><th scope=\"row\">{}</th><td><code>{}</code></td><td>{}</td><td class=\"number\">{}<span class=\"unit-word\"> parameters</span></td></tr>",
                 escape(&model.name),
                 escape(&model.label),
                 escape(&model.architecture),
@@ -25,7 +25,7 @@ pub(super) fn header(run: &Run, title: &str) -> String {
         .map(|data| {
             let skipped = if data.skipped.is_empty() { String::new() } else { format!(", {} skipped", data.skipped.len()) };
             format!(
-                "<tr><th scope=\"row\">{}</th><td><code>{}</code></td><td>{} of {} samples{skipped}, {} cut; {} token-level</td><td class=\"number\">{}</td></tr>",
+                "<tr><th scope=\"row\">{}</th><td><code>{}</code></td><td>{} of {} samples{skipped}, {} cut; {} token-level</td><td class=\"number\">{}<span class=\"unit-word\"> tokens</span></td></tr>",
                 escape(&data.name),
                 escape(&data.source),
                 data.samples_used,
@@ -45,7 +45,7 @@ pub(super) fn header(run: &Run, title: &str) -> String {
          <pre class=\"command\"><code>{}</code></pre></header>\n",
         escape(title),
         run.blocks(),
-        escape(&info.started_at),
+        escape(&day(&info.started_at)),
         duration(seconds),
         escape(&info.machine.device),
         escape(&command(&info.command_line)),
@@ -181,6 +181,17 @@ fn skipped(run: &Run) -> String {
         "<details><summary>Skipped samples</summary><div class=\"scroll\"><table><thead><tr><th scope=\"col\">data</th><th scope=\"col\">sample</th>\
          <th scope=\"col\">reason</th></tr></thead><tbody>{rows}</tbody></table></div></details>"
     )
+}
+
+/// "2026-03-01T09:30:00Z" → "2026-03-01 09:30 UTC"; anything else as it is.
+fn day(timestamp: &str) -> String {
+    match timestamp.strip_suffix('Z').and_then(|rest| rest.split_once('T')) {
+        Some((date, time)) => format!(
+            "{date} {} UTC",
+            time.rsplit_once(':').map_or(time, |(minutes, _)| minutes)
+        ),
+        None => timestamp.into(),
+    }
 }
 
 /// The arguments as one line that a shell would take apart again.

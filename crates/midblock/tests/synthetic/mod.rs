@@ -158,8 +158,14 @@ fn curve(
                 layer,
                 depth,
                 value: (!undefined).then_some(value),
-                lo: (half > 0.0 && !undefined).then_some(value - half),
-                hi: (half > 0.0 && !undefined).then_some(value + half * 1.1),
+                lo: (half > 0.0 && !undefined).then_some((value - half).max(0.0)),
+                hi: (half > 0.0 && !undefined).then_some((value + half * 1.1).min(
+                    if rise < 0.0 && group == "alignment" {
+                        1.0
+                    } else {
+                        f64::INFINITY
+                    },
+                )),
                 floor: (group == "alignment").then(|| {
                     if rise < 0.0 {
                         0.05 + 0.3 * depth

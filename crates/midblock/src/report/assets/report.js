@@ -34,8 +34,6 @@
     return String(Number(value.toPrecision(4)));
   };
   const tick = (value) => {
-    // The ends of an axis follow the data and are no round numbers: they get no label.
-    if (Math.abs(value) > 0 && Number(value.toPrecision(4)) !== Number(value.toPrecision(12))) return "";
     const size = Math.abs(value);
     if (size >= 1e6 || (size > 0 && size < 1e-3)) return value.toExponential(0).replace("e+", "e");
     return size >= 1e4 ? `${Number((value / 1e3).toPrecision(4))}k` : String(Number(value.toPrecision(6)));
@@ -105,11 +103,17 @@
     return values.length > 0 && Math.min(...values, ...ends) > 0 && Math.max(...values) / Math.min(...values) > 1000;
   };
 
-  // The axis ends just beyond the data, but never below zero for the sake of the margin alone.
-  const margin = ({ min, max }) => 0.05 * (max - min || Math.abs(max) || 1);
-  const ends = {
-    min: (extent) => (extent.min >= 0 && extent.min < 2 * margin(extent) ? 0 : extent.min - margin(extent)),
-    max: (extent) => extent.max + margin(extent),
+  // The axis ends just beyond the data, but does not go below zero for the sake of the margin alone. Such ends are no
+  // round numbers: only a zero gets its label.
+  const ends = (curves) => {
+    const shown = controls.elements.floor.checked ? [VALUE, LO, HI, FLOOR] : [VALUE, LO, HI];
+    const values = curves.flatMap((series) => series.points.flatMap((point) => shown.map((index) => point[index])))
+      .filter((value) => value !== null);
+    if (!values.length) return {};
+    const [low, high] = [Math.min(...values), Math.max(...values)];
+    const margin = 0.06 * (high - low || Math.abs(high) || 1);
+    const min = low >= 0 && low < 3 * margin ? 0 : low - margin;
+    return { min, max: high + margin, labels: { showMinLabel: min === 0, showMaxLabel: false } };
   };
 
   const tooltip = (items) => {
@@ -132,10 +136,12 @@
     return tip;
   };
 
+  const textStyle = { fontFamily: "system-ui, -apple-system, Segoe UI, Roboto, sans-serif" };
   const axisText = () => ({ color: css("--soft"), fontSize: 11 });
   const optionOf = (metric) => {
     const curves = curvesOf(metric);
     const log = wantsLog(curves);
+    const end = log ? {} : ends(curves);
     const series = curves.flatMap((curve) => {
       const color = colorOf(curve.model);
       return [line(curve, color), ...band(curve, color), ...floor(curve, color)];
@@ -146,17 +152,16 @@
     }
     const axis = { axisLabel: axisText(), nameTextStyle: axisText(), splitLine: { lineStyle: { color: css("--split") } } };
     return {
-      animation: false, backgroundColor: "transparent",
-      textStyle: { fontFamily: "system-ui, -apple-system, Segoe UI, Roboto, sans-serif" },
-      grid: { left: 4, right: 14, top: 14, bottom: 20, outerBoundsMode: "same", outerBounds: { left: 4, right: 8, top: 8, bottom: 18 } },
+      animation: false, backgroundColor: "transparent", textStyle,
+      grid: { left: 0, right: 12, top: 14, bottom: 0, outerBoundsMode: "same", outerBounds: { left: 0, right: 4, top: 4, bottom: 0 } },
       xAxis: {
         ...axis, type: "value", min: 0, max: byDepth() ? 100 : data.blocks, name: byDepth() ? "relative depth, %" : "layer (0 = embedding)",
         nameLocation: "middle", nameGap: 22, splitLine: { show: false }, axisLine: { show: true, lineStyle: { color: css("--axis") } },
         axisTick: { show: true, lineStyle: { color: css("--axis") } }, minInterval: 1,
       },
       yAxis: {
-        ...axis, type: log ? "log" : "value", scale: true, splitNumber: 4, ...(log ? {} : ends),
-        axisLabel: { ...axisText(), formatter: tick },
+        ...axis, type: log ? "log" : "value", scale: true, splitNumber: 4, min: end.min, max: end.max,
+        axisLabel: { ...axisText(), ...end.labels, formatter: tick }, axisLine: { show: false }, axisTick: { show: false },
         splitLine: { ...axis.splitLine, showMinLine: false, showMaxLine: false },
       },
       tooltip: {
@@ -179,7 +184,7 @@
     const values = cells.map((cell) => cell[2]);
     const text = axisText();
     return {
-      animation: false, backgroundColor: "transparent",
+      animation: false, backgroundColor: "transparent", textStyle,
       grid: { left: 4, right: 8, top: 8, bottom: 64, outerBoundsMode: "same", outerBounds: { left: 4, right: 4, top: 4, bottom: 58 } },
       xAxis: { type: "category", data: Array.from({ length: data.blocks }, (_, index) => index + 1), name: "block",
         nameLocation: "middle", nameGap: 22, axisLabel: text, nameTextStyle: text, axisTick: { show: false }, axisLine: { show: false } },
@@ -296,7 +301,9 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
   addEventListener("beforeprint", () => {
     root.classList.add("printing");
-    for (const chart of charts) chart.view.resize({ width: 310, height: 190 });
+    for (const chart of charts) {
+      chart.view.resize(chart.card.classList.contains("wide") ? { width: 640, height: 250 } : { width: 300, height: 180 });
+    }
     drawAll();
   });
   addEventListener("afterprint", () => {
