@@ -1,7 +1,7 @@
 //! The page: one file that needs no network, no server and, for words and tables, no JavaScript.
 //!
 //! The text is made here; `assets/report.js` draws the charts from the JSON in `#data`. Every name a user chose passes
-//! [`escape`] on its way into markup, and the JSON holds no `<` at all, so no name can end the script early.
+//! `escape` on its way into markup, and the JSON holds no `<` at all, so no name can end the script early.
 
 use super::{
     GROUPS, provenance,

@@ -243,14 +243,24 @@
     const title = chart.card.querySelector("h3")?.textContent ?? document.getElementById("heatmap-choice").selectedOptions[0].textContent;
     const chosen = controls.elements.dataset.value;
     option.backgroundColor = "#ffffff";
-    option.title = { text: title, subtext: chosen, left: 12, top: 8, itemGap: 4, textStyle: { fontSize: 16, color: "#16191d" } };
+    const curves = curvesOf(chart.card.dataset.metric);
+    const remarks = [
+      curves.some((series) => series.dataset) && chosen,
+      chart.card.dataset.bands > 0 && "bands: 95 % interval",
+      chart.card.dataset.floors > 0 && "dashed: permutation floor",
+      curves.length > 0 && "grey: 20 to 80 % of the depth",
+    ];
+    option.title = {
+      text: title, subtext: remarks.filter(Boolean).join(" · "), left: 12, top: 10, itemGap: 8,
+      textStyle: { fontSize: 16, lineHeight: 20, color: "#16191d" }, subtextStyle: { lineHeight: 14, color: "#59616b" },
+    };
     Object.assign(option.grid, { left: 16, right: 24, top: 66, outerBounds: { left: 14, right: 20, top: 60, bottom: 58 } });
     if (chart.card.dataset.lines !== "0") {
       option.grid.bottom = 62;
-      option.legend = { bottom: 8, data: option.series.filter((series) => series.name).map((series) => series.name) };
+      option.legend = { bottom: 8, itemStyle: { opacity: 0 }, data: option.series.filter((series) => series.name).map((series) => series.name) };
     }
     const size = { width: 900, height: 540 };
-    const name = `${title}-${chosen}`.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "");
+    const name = [title, remarks[0] || ""].join("-").toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "");
     const link = document.createElement("a");
     link.download = `${name}.${kind}`;
     if (kind === "svg") {
