@@ -2,12 +2,14 @@
 //!
 //! A buffer is cut into chunks of about [`CHUNK`] elements, whole groups each, that threads share; what is shorter runs on the
 //! calling thread. Elements that do not fill a vector go through the same vector arithmetic, so an element's bits do not depend
-//! on its place in the buffer.
+//! on its place in the buffer. Bodies are functions marked to be inlined, not closures: what is not inlined into the dispatched
+//! function is compiled without its instruction set.
 
 use super::exp::exp;
 use crate::{Activation, RopeTable};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
+use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
 /// Elements of a task: a few microseconds of work, several times what it costs to hand out.
 const CHUNK: usize = 1 << 14;
@@ -29,21 +31,31 @@ fn zip_chunks(x: &mut [f32], y: &[f32], group: usize, body: impl Fn(&mut [f32], 
 }
 
 pub(super) fn add(arch: Arch, x: &mut [f32], y: &[f32]) {
-    zip_chunks(x, y, 1, |x, y| {
-        arch.dispatch(|| x.iter_mut().zip(y).for_each(|(x, y)| *x += y))
-    });
-}
-
-pub(super) fn scale(arch: Arch, x: &mut [f32], factor: f32) {
-    x.par_chunks_mut(CHUNK)
-        .for_each(|x| arch.dispatch(|| x.iter_mut().for_each(|x| *x *= factor)));
+    zip_chunks(x, y, 1, |x, y| arch.dispatch(|| add_to(x, y)));
 }
 
 pub(super) fn add_bias(arch: Arch, x: &mut [f32], bias: &[f32]) {
     x.par_chunks_mut(chunk(bias.len())).for_each(|rows| {
         arch.dispatch(|| {
             for row in rows.chunks_exact_mut(bias.len()) {
-                row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
+                add_to(row, bias);
+            }
+        });
+    });
+}
+
+#[inline(always)]
+fn add_to(x: &mut [f32], y: &[f32]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x += y;
+    }
+}
+
+pub(super) fn scale(arch: Arch, x: &mut [f32], factor: f32) {
+    x.par_chunks_mut(CHUNK).for_each(|x| {
+        arch.dispatch(|| {
+            for x in x {
+                *x *= factor;
             }
         });
     });
@@ -73,13 +85,13 @@ impl WithSimd for RmsNorm<'_> {
         for (x, out) in x.chunks_exact(dim).zip(out.chunks_exact_mut(dim)) {
             let factor = 1.0 / (sum_of_squares(simd, x) / dim as f32 + eps).sqrt();
             let factor = simd.splat_f32s(factor);
-            let one = |x, w| simd.mul_f32s(simd.mul_f32s(x, factor), w);
             let (x, x_rest) = S::as_simd_f32s(x);
             let (out, out_rest) = S::as_mut_simd_f32s(out);
             for ((out, x), w) in out.iter_mut().zip(x).zip(w) {
-                *out = one(*x, *w);
+                *out = simd.mul_f32s(simd.mul_f32s(*x, factor), *w);
             }
-            let last = one(simd.partial_load_f32s(x_rest), simd.partial_load_f32s(w_rest));
+            let last = simd.mul_f32s(simd.partial_load_f32s(x_rest), factor);
+            let last = simd.mul_f32s(last, simd.partial_load_f32s(w_rest));
             simd.partial_store_f32s(out_rest, last);
         }
     }
@@ -145,41 +157,35 @@ impl WithSimd for Gated<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        match self.activation {
-            Activation::Silu => self.apply(simd, |z| z),
-            // ½(1 + tanh u) = σ(2u)
-            Activation::GeluTanh => self.apply(simd, |z| {
-                let cubic = simd.mul_f32s(simd.mul_f32s(z, z), z);
-                let u = simd.mul_add_e_f32s(cubic, simd.splat_f32s(0.044_715), z);
-                simd.mul_f32s(
-                    u,
-                    simd.splat_f32s(2.0 * std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2),
-                )
-            }),
-        }
-    }
-}
-
-impl Gated<'_> {
-    /// `gate = gate · σ(argument(gate)) · up`.
-    #[inline(always)]
-    fn apply<S: Simd>(self, simd: S, argument: impl Fn(S::f32s) -> S::f32s) {
-        let one = |z, up| simd.mul_f32s(simd.mul_f32s(z, sigmoid(simd, argument(z))), up);
         let (gate, gate_rest) = S::as_mut_simd_f32s(self.gate);
         let (up, up_rest) = S::as_simd_f32s(self.up);
         for (z, up) in gate.iter_mut().zip(up) {
-            *z = one(*z, *up);
+            *z = simd.mul_f32s(activate(simd, self.activation, *z), *up);
         }
-        let last = one(simd.partial_load_f32s(gate_rest), simd.partial_load_f32s(up_rest));
-        simd.partial_store_f32s(gate_rest, last);
+        let last = activate(simd, self.activation, simd.partial_load_f32s(gate_rest));
+        simd.partial_store_f32s(gate_rest, simd.mul_f32s(last, simd.partial_load_f32s(up_rest)));
     }
+}
+
+#[inline(always)]
+fn activate<S: Simd>(simd: S, activation: Activation, z: S::f32s) -> S::f32s {
+    let argument = match activation {
+        Activation::Silu => z,
+        // ½(1 + tanh u) = σ(2u) with u = √(2/π) · (z + 0.044715 z³)
+        Activation::GeluTanh => {
+            let cube = simd.mul_f32s(simd.mul_f32s(z, z), z);
+            let u = simd.mul_add_e_f32s(cube, simd.splat_f32s(0.044_715), z);
+            simd.mul_f32s(u, simd.splat_f32s(2.0 * (FRAC_2_SQRT_PI * FRAC_1_SQRT_2)))
+        }
+    };
+    simd.mul_f32s(z, sigmoid(simd, argument))
 }
 
 /// `σ(t)` from `e^−|t|`, which neither overflows nor loses small results.
 #[inline(always)]
 fn sigmoid<S: Simd>(simd: S, t: S::f32s) -> S::f32s {
     let one = simd.splat_f32s(1.0);
-    let e = exp(simd, simd.neg_f32s(simd.abs_f32s(t)));
+    let e = exp(simd, simd.or_f32s(t, simd.splat_f32s(-0.0))); // −|t|: with its sign bit set
     let numerator = simd.select_f32s(simd.less_than_f32s(t, simd.splat_f32s(0.0)), e, one);
     simd.div_f32s(numerator, simd.add_f32s(one, e))
 }

@@ -24,7 +24,7 @@ const COEFFICIENTS: [f32; 7] = [
 #[inline(always)]
 pub(super) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     // Comparisons with NaN are false, so NaN passes the clamp.
-    let [low, high] = RANGE.map(|bound| simd.splat_f32s(bound));
+    let [low, high] = [simd.splat_f32s(RANGE[0]), simd.splat_f32s(RANGE[1])];
     let x = simd.select_f32s(simd.less_than_f32s(x, low), low, x);
     let x = simd.select_f32s(simd.less_than_f32s(high, x), high, x);
 
@@ -44,11 +44,15 @@ pub(super) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
         simd.splat_u32s(ROUND.to_bits() - 256),
     );
     let first = simd.wrapping_dyn_shr_u32s(shifted, simd.splat_u32s(1));
-    let power = |half: S::u32s| {
-        let exponent = simd.sub_u32s(half, simd.splat_u32s(128 - 127));
-        simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(exponent, simd.splat_u32s(23)))
-    };
-    simd.mul_f32s(simd.mul_f32s(p, power(first)), power(simd.sub_u32s(shifted, first)))
+    let second = simd.sub_u32s(shifted, first);
+    simd.mul_f32s(simd.mul_f32s(p, power_of_two(simd, first)), power_of_two(simd, second))
+}
+
+/// `2^(biased − 128)`
+#[inline(always)]
+fn power_of_two<S: Simd>(simd: S, biased: S::u32s) -> S::f32s {
+    let exponent = simd.sub_u32s(biased, simd.splat_u32s(128 - 127));
+    simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(exponent, simd.splat_u32s(23)))
 }
 
 #[cfg(test)]

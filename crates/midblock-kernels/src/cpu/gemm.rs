@@ -74,7 +74,7 @@ fn blocks(depth: usize) -> impl Iterator<Item = Range<usize>> {
 fn multiply(arch: Arch, packed: &[f32], rows: usize, first: usize, mode: Accumulate, targets: &mut [Target<'_>]) {
     let tile = Tile::of(arch);
     let panels: usize = targets.iter().map(|t| t.weight.shape()[0].div_ceil(tile.columns)).sum();
-    let width = (panels / (4 * rayon::current_num_threads())).clamp(1, PANELS) * tile.columns;
+    let width = panels_per_task(panels, rayon::current_num_threads()) * tile.columns;
     let mut tasks = Vec::new();
     for target in targets {
         let [n, _] = target.weight.shape();
@@ -90,6 +90,14 @@ fn multiply(arch: Arch, packed: &[f32], rows: usize, first: usize, mode: Accumul
             let out = unsafe { out.at(0, columns.start) };
             columns_product(arch, packed, rows, weight, columns, mode == Accumulate::Add, out);
         });
+}
+
+/// How many panels a task takes so that threads finish together: the widest tasks of those that leave the busiest thread the
+/// least to do, but two a thread where there are panels enough, to even out threads that are held up.
+fn panels_per_task(panels: usize, threads: usize) -> usize {
+    let busiest = |width: usize| panels.div_ceil(width).div_ceil(threads) * width;
+    let widest = (panels / (2 * threads)).clamp(1, PANELS);
+    (1..=widest).rev().min_by_key(|width| busiest(*width)).unwrap_or(1)
 }
 
 /// The product of packed rows with a range of W's rows.

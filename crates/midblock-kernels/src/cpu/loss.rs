@@ -94,8 +94,10 @@ impl WithSimd for Reduce<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Slice {
         let (vectors, rest) = S::as_simd_f32s(self.0);
-        let lowest = simd.splat_f32s(f32::NEG_INFINITY);
-        let max = vectors.iter().fold(lowest, |max, v| simd.max_f32s(max, *v));
+        let mut max = simd.splat_f32s(f32::NEG_INFINITY);
+        for v in vectors {
+            max = simd.max_f32s(max, *v);
+        }
         let max = rest.iter().copied().fold(simd.reduce_max_f32s(max), f32::max);
         // With nothing above −∞ every exponential is 0, which −∞ − −∞ would not say.
         let shift = if max == f32::NEG_INFINITY { 0.0 } else { max };
