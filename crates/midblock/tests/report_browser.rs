@@ -3,6 +3,8 @@
 //! Needs Chromium or Chrome (`MIDBLOCK_CHROMIUM`, or on `PATH`). Without one the tests say so and pass, unless
 //! `MIDBLOCK_REQUIRE_BROWSER` is set.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are not seen as tests
+
 mod synthetic;
 
 use midblock::{
@@ -199,6 +201,23 @@ fn pictures_can_be_saved_and_errors_are_seen() {
             let svg = svg.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
             fs::write(Path::new(&folder).join(format!("{index}.svg")), svg).unwrap();
         }
+    }
+}
+
+#[test]
+fn a_narrow_phone_needs_no_horizontal_scrolling() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = "a-name-without-any-place-to-break-it-that-is-wider-than-the-screen-of-a-telephone";
+    let html = report::html::render(&synthetic::run(&["sft", long], &["gsm8k", long]), &synthetic::metrics());
+    let tell = "<script>const { scrollWidth, clientWidth } = document.documentElement;\
+        parent.postMessage(`${scrollWidth} of ${clientWidth}`, '*')</script></body>";
+    fs::write(folder.path().join("report.html"), html.replace("</body>", tell)).unwrap();
+    let frame = "<body><iframe src=\"report.html\" style=\"width:360px;height:800px;border:0\"></iframe>\
+        <script>onmessage = (event) => { document.body.dataset.width = event.data }</script>";
+    let page = folder.path().join("frame.html");
+    fs::write(&page, frame).unwrap();
+    if let Some(dom) = dump_dom(&page, &["--hide-scrollbars"]) {
+        assert_eq!(tags(&dom, "body", "data-width")[0]["data-width"], "360 of 360");
     }
 }
 

@@ -324,8 +324,10 @@ mod tests {
 
     const BLOCKS: usize = 30;
 
-    /// A run with one curve for each (metric, value by layer, half width).
-    fn run(curves: &[(&str, fn(usize) -> f64, Option<f64>)]) -> Run {
+    /// Metric, value by layer, half width of the interval.
+    type Curve = (&'static str, fn(usize) -> f64, Option<f64>);
+
+    fn run(curves: &[Curve]) -> Run {
         let records = curves.iter().flat_map(|&(metric, value, half)| {
             (0..=BLOCKS).map(move |layer| Record {
                 model: "sft".into(),

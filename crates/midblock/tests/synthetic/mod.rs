@@ -149,6 +149,11 @@ fn curve(
             } else {
                 half_width * (0.4 + depth) * (1.0 + 5.0 * dataset_index as f64)
             };
+            let floor = if rise < 0.0 {
+                0.05 + 0.3 * depth
+            } else {
+                bottom + 1.3 * rise * (0.6 + 0.4 * depth)
+            };
             let undefined = metric == "intrinsic_dimension" && layer == 11;
             Record {
                 model: model.into(),
@@ -166,13 +171,7 @@ fn curve(
                         f64::INFINITY
                     },
                 )),
-                floor: (group == "alignment").then(|| {
-                    if rise < 0.0 {
-                        0.05 + 0.3 * depth
-                    } else {
-                        bottom + 1.3 * rise * (0.6 + 0.4 * depth)
-                    }
-                }),
+                floor: (group == "alignment").then_some(floor),
             }
         })
         .collect()
