@@ -25,5 +25,8 @@ npx esbuild entry.js --bundle --minify --format=iife --target=es2020 --legal-com
 } >"$assets/echarts.LICENSES.txt"
 
 # A closing tag inside of the script would end it early in the page.
-! grep -qi '</script' "$assets/echarts.min.js"
+if grep -qi '</script' "$assets/echarts.min.js"; then
+  echo "echarts.min.js holds a closing script tag" >&2
+  exit 1
+fi
 ls -l "$assets"
