@@ -42,6 +42,7 @@ pub(crate) fn same(operation: &str, x: usize, y: usize) {
 #[track_caller]
 pub(crate) fn rope(x: usize, table: &RopeTable, positions: &[u32], heads: usize) {
     let (rows, half) = (positions.len(), table.half_dim);
+    assert!(heads > 0 && half > 0, "rope: {heads} heads of 2 · {half}");
     assert_eq!(
         x,
         rows * heads * 2 * half,

@@ -7,6 +7,7 @@
 //! what is there is rescaled (Milakov & Gimelshein 2018; Dao et al. 2022), so scratch does not grow with the sequence.
 //!
 //! Blocks are counted from the sequence's start, so results do not depend on what else is in the batch.
+//! Unseen keys weigh exactly 0; a value there that is not finite still makes NaN of queries in the same block (0 · ∞).
 
 use super::{
     buffer::with_scratch,
