@@ -3,7 +3,7 @@
 
     python tools/make_quickstart.py       # into crates/midblock-cli/assets/quickstart/, some minutes on one core
 
-The base learns plain sentences and arithmetic stories from a generator in this file. The variant is fine-tuned on
+The base learns plain sentences, stories with numbers and sums from a generator in this file. The variant is fine-tuned on
 `Question: …\\nAnswer: …` with a loss on the answer only and nothing but the blocks 2..6 of 8 unfrozen, so the report has
 something true to show: other tensors are the same bytes in both. Needs torch, transformers, tokenizers, safetensors.
 """
@@ -13,6 +13,7 @@ import json
 import math
 import pathlib
 import random
+import re
 
 import tokenizers
 import torch
@@ -64,18 +65,29 @@ def problem(rng):
 def sample(rng):
     """In the form of GSM8K: calculator annotations, the result after `####`."""
     story, question, steps, closing = problem(rng)
-    lines = [f"{s.replace('*', ' * ').replace('+', ' + ').replace('-', ' - ').replace('/', ' / ')} = <<{s}={v}>>{v}"
-             for s, v in steps]
-    value = steps[-1][1]
+    lines, value = [spelled(*step) for step in steps], steps[-1][1]
     return {"question": " ".join([*story, question]),
             "answer": "\n".join([*lines, closing.format(value), f"#### {value}"])}
 
 
+def spelled(step, value):
+    """`3 + 4 = <<3+4=7>>7`."""
+    spaced = re.sub(r"([-+*/])", r" \1 ", step)
+    return f"{spaced} = <<{step}={value}>>{value}"
+
+
 def prose(rng):
-    """A few sentences without a question: what the base is trained on."""
-    if rng.random() < 0.5:
+    """What the base is trained on: stories with their end, notes, sums; every token of the answers, but never such answers."""
+    kind = rng.random()
+    if kind < 0.4:
         story, _, steps, closing = problem(rng)
         return " ".join([*story, closing.format(steps[-1][1])])
+    if kind < 0.6:
+        lines = [spelled(*problem(rng)[2][0]) for _ in range(rng.randint(2, 4))]
+        return "\n".join([f"#### {rng.choice(NAMES)}'s sums", *lines])
+    if kind < 0.7:
+        animal, place = rng.choice(ANIMALS), rng.choice(PLACES)
+        return f"Question: Where is the {animal}?\nAnswer: The {animal} is in the {place}."
     who, other = rng.sample(NAMES, 2)
     place, animal = rng.choice(PLACES), rng.choice(ANIMALS)
     sentences = [
