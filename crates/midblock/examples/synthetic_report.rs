@@ -10,6 +10,6 @@ fn main() -> midblock::Result<()> {
         .nth(1)
         .unwrap_or_else(|| "target/synthetic-report".into());
     let run = synthetic::run(&["sft", "dpo"], &["gsm8k", "wikitext"]);
-    let page = report::html::render(&run, &synthetic::metrics());
+    let page = report::html::render(&run);
     run::write(&dir, &run, &page, true)
 }

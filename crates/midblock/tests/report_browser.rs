@@ -70,7 +70,7 @@ fn open(run: &Run, flags: &[&str]) -> Option<String> {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("run");
     run::write(&dir, run, "", false).unwrap();
-    report::write(&dir, &synthetic::metrics()).unwrap();
+    report::write(&dir).unwrap();
     let page = dir.join("report.html");
     assert!(fs::metadata(&page).unwrap().len() > 0);
     dump_dom(&page, flags)
@@ -166,7 +166,7 @@ const SAVE: &str = r#"<script>
 fn pictures_can_be_saved_and_errors_are_seen() {
     let folder = tempfile::tempdir().unwrap();
     let page = folder.path().join("report.html");
-    let html = report::html::render(&synthetic::run(&["sft <&>"], &["gsm8k"]), &synthetic::metrics());
+    let html = report::html::render(&synthetic::run(&["sft <&>"], &["gsm8k"]));
     fs::write(&page, html.replace("</body>", SAVE)).unwrap();
     let Some(dom) = dump_dom(&page, &[]) else { return };
     let saved: Vec<&str> = dom.split("<pre class=\"saved\">").skip(1).collect();
@@ -208,7 +208,7 @@ fn pictures_can_be_saved_and_errors_are_seen() {
 fn a_narrow_phone_needs_no_horizontal_scrolling() {
     let folder = tempfile::tempdir().unwrap();
     let long = "a-name-without-any-place-to-break-it-that-is-wider-than-the-screen-of-a-telephone";
-    let html = report::html::render(&synthetic::run(&["sft", long], &["gsm8k", long]), &synthetic::metrics());
+    let html = report::html::render(&synthetic::run(&["sft", long], &["gsm8k", long]));
     let tell = "<script>const { scrollWidth, clientWidth } = document.documentElement;\
         parent.postMessage(`${scrollWidth} of ${clientWidth}`, '*')</script></body>";
     fs::write(folder.path().join("report.html"), html.replace("</body>", tell)).unwrap();
@@ -240,7 +240,7 @@ fn hostile_names_stay_text() {
     run.info.timings[0].phase = HOSTILE.into();
     run.info.datasets[0].skipped[0].reason = HOSTILE.into();
 
-    let page = report::html::render(&run, &synthetic::metrics());
+    let page = report::html::render(&run);
     assert!(!page.contains("<img"), "markup from a name");
     assert_eq!(
         page.matches("</script>").count(),
@@ -277,7 +277,7 @@ fn the_smallest_runs_have_a_page() {
 
 #[test]
 fn the_page_asks_the_network_for_nothing() {
-    let page = report::html::render(&synthetic::run(&["sft"], &["gsm8k"]), &synthetic::metrics());
+    let page = report::html::render(&synthetic::run(&["sft"], &["gsm8k"]));
     assert!(page.contains("default-src 'none'"));
     for forbidden in ["src=\"http", "<link", "@import", "url(http"] {
         assert!(!page.contains(forbidden), "{forbidden}");

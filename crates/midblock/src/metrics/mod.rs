@@ -168,7 +168,7 @@ impl<'a> Sheet<'a> {
     /// Runs `compute` if any of `names` is selected.
     fn add<const K: usize>(&mut self, names: [&'static str; K], compute: impl FnOnce() -> [Option<Estimate>; K]) {
         let selected = |name: &&'static str| self.options.selected.contains(name);
-        if !names.iter().any(|name| selected(name)) {
+        if !names.iter().any(selected) {
             return;
         }
         let estimates = names.into_iter().zip(compute());

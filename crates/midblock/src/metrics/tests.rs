@@ -5,7 +5,7 @@ use super::*;
 use crate::rng::stream;
 use faer::Mat;
 use proptest::prelude::*;
-use rand::RngExt;
+use rand::{Rng, RngExt};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -190,7 +190,7 @@ fn blocks_sum_squares_and_take_the_strongest() {
     assert_eq!(untouched.get("weight_change_effective_rank"), None);
 }
 
-fn normal(rng: &mut impl rand::Rng) -> f64 {
+fn normal(rng: &mut impl Rng) -> f64 {
     let (radius, angle): (f64, f64) = (rng.random(), rng.random());
     (-2.0 * (1.0 - radius).ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
 }

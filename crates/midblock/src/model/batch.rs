@@ -80,6 +80,6 @@ mod tests {
     #[test]
     fn a_plan_covers_everything_in_order_within_the_limit() {
         assert_eq!(Batch::plan([3, 4, 2, 9, 1], 7), [0..2, 2..3, 3..4, 4..5]);
-        assert_eq!(Batch::plan([], 7), []);
+        assert!(Batch::plan([], 7).is_empty());
     }
 }

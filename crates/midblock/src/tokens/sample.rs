@@ -279,7 +279,7 @@ mod tests {
         }
     }
 
-    fn write(folder: &Path, name: &str, content: &str) -> std::path::PathBuf {
+    fn write(folder: &Path, name: &str, content: &str) -> PathBuf {
         let path = folder.join(name);
         std::fs::write(&path, content).unwrap();
         path
@@ -391,6 +391,7 @@ mod tests {
             name: "x".into(),
             format: Format::Text,
             path: "x".into(),
+            files: Vec::new(),
             total_rows: texts.len(),
             skipped: vec![],
             samples: (texts.iter())
