@@ -247,6 +247,51 @@ fn linear_in_every_float_format() {
 }
 
 #[test]
+fn linear_multiplies_what_widening_gives_in_every_format() {
+    let cpu = Cpu::new();
+    let (rows, n, k) = (5, 50, 1792); // several blocks of the sum, the last one short
+    let x = cpu.upload(&values(1, rows * k));
+    for dtype in Dtype::ALL {
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        let len = dtype.bytes_for(n * k).unwrap();
+        // Without its two highest bits no byte can be the top of a number that is not finite.
+        let bytes = (0..len).map(|_| rng.random::<u8>() & 0x3f).collect();
+        let w = StoredMatrix::new(dtype, [n, k], SharedBytes::owned(bytes));
+        let mut widened = vec![0.0; n * k];
+        w.widen_rows(0..n, &mut widened);
+        let product = |w: &StoredMatrix| {
+            let mut out = cpu.zeros(rows * n);
+            cpu.linear(&x, w, rows, Accumulate::Write, &mut out);
+            assert!(out.iter().all(|v| v.is_finite() && *v != 0.0), "{dtype}");
+            bits(&out)
+        };
+        assert_eq!(
+            product(&w),
+            product(&StoredMatrix::from_f32([n, k], &widened)),
+            "{dtype}"
+        );
+    }
+}
+
+#[test]
+fn linear_takes_f32_at_any_address() {
+    let cpu = Cpu::new();
+    let shape = [40, 800];
+    let aligned = weight(1, shape);
+    let mut bytes = vec![0u8; 3];
+    bytes.extend_from_slice(aligned.bytes().as_ref());
+    let range = 3..bytes.len();
+    let shifted = StoredMatrix::new(Dtype::F32, shape, SharedBytes::new(std::sync::Arc::new(bytes), range));
+    let x = cpu.upload(&values(2, 7 * 800));
+    let [expected, got] = [aligned, shifted].map(|w| {
+        let mut out = cpu.zeros(7 * 40);
+        cpu.linear(&x, &w, 7, Accumulate::Write, &mut out);
+        bits(&out)
+    });
+    assert_eq!(got, expected);
+}
+
+#[test]
 fn embed_in_every_float_format() {
     for dtype in FLOATS {
         let w = stored(dtype, [11, 37], &values(8, 11 * 37));

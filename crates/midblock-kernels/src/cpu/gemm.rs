@@ -12,8 +12,8 @@ use super::{
     kernel::{Output, Product, Tile},
     pack,
 };
-use crate::{Accumulate, StoredMatrix};
-use pulp::Arch;
+use crate::{Accumulate, Dtype, StoredMatrix};
+use pulp::{Arch, bytemuck::try_cast_slice};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -132,34 +132,55 @@ pub(super) fn columns_product(
     });
 }
 
-/// Widens and packs the part `columns` × `block` of W.
+/// Packs the part `columns` × `block` of W, widening it on the way.
 fn pack_weight(tile: Tile, weight: &StoredMatrix, columns: Range<usize>, block: Range<usize>, out: &mut [f32]) {
-    let len = block.len();
-    let row_bytes = weight.row_bytes(0..1).len();
-    let dtype = weight.dtype();
     let mut widened = [0.0; WIDEN[0] * WIDEN[1]];
-    for (panel, first) in out
-        .chunks_exact_mut(tile.columns * len)
-        .zip(columns.clone().step_by(tile.columns))
-    {
+    let starts = columns.clone().step_by(tile.columns);
+    for (panel, first) in out.chunks_exact_mut(tile.columns * block.len()).zip(starts) {
         let here = tile.columns.min(columns.end - first);
         if here < tile.columns {
             panel.fill(0.0);
         }
-        for start in (0..len).step_by(WIDEN[1]) {
-            let part = WIDEN[1].min(len - start);
-            let bytes = |k: usize| k / dtype.block_len() * dtype.block_bytes();
-            let range = bytes(block.start + start)..bytes(block.start + start + part);
+        for start in block.clone().step_by(WIDEN[1]) {
+            let part = start..block.end.min(start + WIDEN[1]);
             for strip in (0..here).step_by(WIDEN[0]) {
-                let strip_rows = WIDEN[0].min(here - strip);
-                let stored = weight.row_bytes(first + strip..first + strip + strip_rows);
-                for (bytes, row) in stored.chunks_exact(row_bytes).zip(widened.chunks_exact_mut(WIDEN[1])) {
-                    dtype.widen(&bytes[range.clone()], &mut row[..part]);
-                }
-                let row = |r: usize| &widened[r * WIDEN[1]..][..part];
-                let out = &mut panel[start * tile.columns + strip..];
-                pack::transpose(strip_rows, part, row, out, tile.columns);
+                let strip_columns = WIDEN[0].min(here - strip);
+                let rows = first + strip..first + strip + strip_columns;
+                let (values, stride) = widen_part(weight, rows, part.clone(), &mut widened);
+                let row = |r: usize| &values[r * stride..][..part.len()];
+                let out = &mut panel[(start - block.start) * tile.columns + strip..];
+                pack::transpose(strip_columns, part.len(), row, out, tile.columns);
             }
         }
     }
+}
+
+/// The part `rows` × `columns` of W in f32, and the distance of its rows: where it is stored, if that is f32 in memory's
+/// alignment, else widened.
+fn widen_part<'a>(
+    weight: &'a StoredMatrix,
+    rows: Range<usize>,
+    columns: Range<usize>,
+    widened: &'a mut [f32],
+) -> (&'a [f32], usize) {
+    let dtype = weight.dtype();
+    let [_, depth] = weight.shape();
+    let stored = weight.row_bytes(rows.clone());
+    if dtype == Dtype::F32
+        && cfg!(target_endian = "little")
+        && let Ok(values) = try_cast_slice(stored)
+    {
+        return (&values[columns.start..], depth);
+    }
+    let bytes = |k: usize| k / dtype.block_len() * dtype.block_bytes();
+    for (stored, row) in stored
+        .chunks_exact(bytes(depth))
+        .zip(widened.chunks_exact_mut(WIDEN[1]))
+    {
+        dtype.widen(
+            &stored[bytes(columns.start)..bytes(columns.end)],
+            &mut row[..columns.len()],
+        );
+    }
+    (widened, WIDEN[1])
 }
