@@ -51,7 +51,8 @@ mod tests {
     #[test]
     fn a_line_is_straight_and_a_zigzag_turns_back() {
         let line: Vec<f32> = (0..5).flat_map(|t| [t as f32, 2.0 * t as f32, 1.0]).collect();
-        assert_eq!(path_curvature(&line, 3, Protocol::Default), Some(0.0));
+        let straight = path_curvature(&line, 3, Protocol::Default).unwrap();
+        assert!(straight < 1e-7, "{straight}"); // acos near 1 magnifies rounding to its square root
         let zigzag: Vec<f32> = (0..6).flat_map(|t| [(t % 2) as f32, 0.0]).collect();
         assert_eq!(path_curvature(&zigzag, 2, Protocol::Default), Some(1.0));
         let square = [0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0];

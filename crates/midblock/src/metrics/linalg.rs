@@ -11,6 +11,9 @@ use faer::{Accum, Mat, MatRef, Par};
 /// Below this order a decomposition on one thread beats the same one split over threads.
 const PARALLEL_FROM: usize = 384;
 
+/// Likewise for products, in multiplications; token Gram matrices stay below and run side by side instead.
+const PARALLEL_PRODUCT_FROM: usize = 1 << 24;
+
 fn parallelism(n: usize) -> Par {
     if n < PARALLEL_FROM { Par::Seq } else { Par::rayon(0) }
 }
@@ -23,7 +26,12 @@ pub(crate) fn rows(values: &[f64], dim: usize) -> MatRef<'_, f64> {
 /// a · b.
 pub(crate) fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Mat<f64> {
     let mut out = Mat::zeros(a.nrows(), b.ncols());
-    let par = parallelism(a.nrows().max(a.ncols()).max(b.ncols()));
+    let multiplications = a.nrows() * a.ncols() * b.ncols();
+    let par = if multiplications < PARALLEL_PRODUCT_FROM {
+        Par::Seq
+    } else {
+        Par::rayon(0)
+    };
     matmul(out.as_mut(), Accum::Replace, a, b, 1.0, par);
     out
 }

@@ -2,7 +2,7 @@
 //!
 //! One file per metric or tight family; [`registry`] lists them with formula, unit, range and meaning. Everything is f64.
 //! A value that is not defined (one token, equal states, a zero matrix …) is `None`, never NaN.
-//! Intervals follow from influence values ([`estimate`]) over shared resamples ([`Resampling`]); floors are exact
+//! Intervals follow from influence values (`estimate.rs`) over shared resamples ([`Resampling`]); floors are exact
 //! expectations under shuffled pairings, stated in each alignment metric's file.
 
 mod alignment;

@@ -9,7 +9,7 @@ use crate::rng::stream;
 use faer::Mat;
 use rand::RngExt;
 
-/// Pairings over which DiME averages. Its permuted term moves by less than a tenth of the interval's width between pairings.
+/// Pairings over which DiME averages. With N = 200 its value moves by some 6 % of the interval's width between sets of them.
 pub(crate) const PAIRINGS: usize = 4;
 
 /// What is drawn by chance for N samples.

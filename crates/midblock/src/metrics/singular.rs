@@ -71,6 +71,7 @@ pub(crate) fn leading(operator: &Operator<'_>, k: usize, seed: u64) -> Option<Le
     let mut z = Mat::zeros(cols, 0); // Aᵀ Q (cols, m)
     let mut az = Mat::zeros(rows, 0); // A Aᵀ Q (rows, m)
     let mut fresh = q.clone();
+    let mut next_check = 4 * width; // a decomposition of the basis costs more than growing it: check at growing sizes
     loop {
         if fresh.ncols() == 0 {
             // the range of A is exhausted: Q spans it all and the Ritz values are exact
@@ -80,13 +81,18 @@ pub(crate) fn leading(operator: &Operator<'_>, k: usize, seed: u64) -> Option<Le
         let az_fresh = operator.apply(z_fresh.as_ref());
         z = beside(&z, &z_fresh);
         az = beside(&az, &az_fresh);
-        if let Some((leading, residual)) = ritz(&q, &z, &az, k)
-            && (residual <= RESIDUAL_TOLERANCE * leading.sigma[0] || q.ncols() >= limit)
-        {
-            return Some(leading);
-        }
-        if q.ncols() >= LARGEST_BASIS.min(limit) {
-            return None;
+        let full = q.ncols() >= LARGEST_BASIS.min(limit);
+        if full || q.ncols() >= next_check {
+            next_check = q.ncols() * 3 / 2;
+            match ritz(&q, &z, &az, k) {
+                Some((leading, residual))
+                    if residual <= RESIDUAL_TOLERANCE * leading.sigma[0] || q.ncols() == limit =>
+                {
+                    return Some(leading);
+                }
+                _ if full => return None,
+                _ => {}
+            }
         }
         fresh = orthonormal(az_fresh, Some(&q));
         let room = limit - q.ncols();

@@ -8,8 +8,9 @@
 //! Edge cases: either side has fewer than k directions (N ≤ k, D < k, repeated rows): undefined.
 //!
 //! Spread: first-order perturbation of the projectors. Weights c couple direction a < k with b ≥ k by σ_a σ_b Σ_j c_j u_ja u_jb
-//! over their gap λ_a − λ_b. Where the gap is within sampling error the true change saturates (two directions swap), so the
-//! gap is softened to gap/(gap² + 4 λ_a λ_b/N), 2√(λ_a λ_b/N) being twice the coupling's standard deviation.
+//! over their gap λ_a − λ_b. A gap smaller than the coupling's own standard deviation √(λ_a λ_b/N) is not resolved by the
+//! sample; its square is then replaced by that variance, which keeps the influence bounded. Where σ_k ≈ σ_{k+1} the interval is
+//! wide, because the subspace itself is uncertain.
 
 use super::estimate::Estimate;
 use super::linalg::{eigen, product};
@@ -68,7 +69,7 @@ impl Pca {
         let weights = Mat::from_fn(n - k, k, |b, a| {
             let (la, lb) = (self.lambda[a], self.lambda[k + b].max(0.0));
             let gap = la - lb;
-            coupling[(b, a)] * la.sqrt() * gap / (gap * gap + 4.0 * la * lb / n as f64)
+            coupling[(b, a)] * la.sqrt() * gap / (gap * gap).max(la * lb / n as f64)
         });
         let mixed = product(self.u.as_ref().subcols(k, n - k), weights.as_ref()); // (N, k)
         let scale = 2.0 * n as f64 / k as f64;

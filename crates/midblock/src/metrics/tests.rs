@@ -492,8 +492,9 @@ fn influence_is_the_effect_of_more_of_a_sample() {
     }
 }
 
-/// Of intervals from independent data sets about 95 % cover the metric's mean over data sets. The first-order bootstrap sees
-/// more spread than there is in spectra of few samples (it is conservative, as the jackknife is) and never less.
+/// Of the intervals from independent data sets, 95 % should cover the metric's mean over data sets. With 60 samples and 200
+/// resamples percentile intervals fall a little short, as they do for a plain mean; first-order intervals of LiDAR and of a
+/// mean shift are too wide, those of a subspace overlap too narrow because it is far from linear.
 #[test]
 fn intervals_cover() {
     let (n, d, experiments) = (60, 12, 200);
@@ -524,7 +525,8 @@ fn intervals_cover() {
             .filter(|(_, lo, hi)| (*lo..=*hi).contains(&centre))
             .count();
         let share = covered as f64 / experiments as f64;
-        println!("{name}: {share}");
+        let least = if name == "subspace_overlap" { 0.75 } else { 0.86 };
+        assert!(share >= least, "{name} covers {share}");
     }
 }
 
