@@ -11,7 +11,7 @@
 //! price: it does not see curvature of φ, so it is symmetric where the exact sampling distribution may be skewed.
 //!
 //! Simulated coverage of nominal 95 % intervals (200 Gaussian data sets of N = 60, D = 12, R = 200; `tests::intervals_cover`):
-//! 0.87 to 0.95 for most (dataset entropy 0.93, plain means 0.90 to 0.93), 0.98 to 0.99 for LiDAR and the mean shift (too
+//! 0.87 to 0.95 for most (dataset entropy 0.93, plain means 0.90 to 0.92), 0.98 to 0.99 for LiDAR and the mean shift (too
 //! wide), about 0.83 for subspace overlap (too narrow).
 
 /// How a metric varies over resamples.
