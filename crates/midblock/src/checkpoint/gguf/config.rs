@@ -2,9 +2,10 @@
 //!
 //! What a key cannot express is an error that names it. Two things are recovered rather than read: whether the output
 //! head is tied to the embedding (there is no tensor `output.weight`), and the `llama3` rope scaling, of which the file has
-//! only the resulting frequency divisors (tensor `rope_freqs.weight`).
+//! only the resulting frequency divisors (tensor `rope_freqs.weight`). Divisors that follow another rule are kept as they
+//! are, under a `rope_type` of this project alone: `{"rope_type": "factors", "factors": [E/2 numbers]}`.
 
-use super::header::{FORMAT, Info, Metadata};
+use super::header::{Info, Metadata};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::f64::consts::TAU;
@@ -162,11 +163,8 @@ impl Keys<'_, '_> {
         let kind = self.metadata.text(&self.key("rope.scaling.type"))?;
         match (kind, divisors) {
             (None | Some("none"), None) => Ok(Value::Null),
-            (None | Some("none"), Some(divisors)) => llama3_scaling(rope_theta, head_dim, divisors).ok_or_else(|| {
-                let problem = "tensor `rope_freqs.weight` does not hold the frequency divisors of Llama 3's rope scaling \
-                               (low_freq_factor 1, high_freq_factor 4, original length 8192); no other are supported";
-                Error::malformed(self.metadata.path(), FORMAT, problem)
-            }),
+            (None | Some("none"), Some(divisors)) => Ok(llama3_scaling(rope_theta, head_dim, divisors)
+                .unwrap_or_else(|| json!({ "rope_type": "factors", "factors": divisors }))),
             (Some("linear"), None) => Ok(json!({ "rope_type": "linear", "factor": factor()? })),
             (Some("yarn"), None) => {
                 let original = self.required_size("rope.scaling.original_context_length")?;
@@ -181,8 +179,14 @@ impl Keys<'_, '_> {
                 Ok(yarn)
             }
             (Some(kind), _) => {
-                let got = if divisors.is_some() { format!("{kind:?} with `rope_freqs.weight`") } else { format!("{kind:?}") };
-                Err(self.metadata.unsupported(&self.key("rope.scaling.type"), "none, linear or yarn", got, ""))
+                let got = if divisors.is_some() {
+                    format!("{kind:?} with `rope_freqs.weight`")
+                } else {
+                    format!("{kind:?}")
+                };
+                Err(self
+                    .metadata
+                    .unsupported(&self.key("rope.scaling.type"), "none, linear or yarn", got, ""))
             }
         }
     }
