@@ -2,7 +2,7 @@
 //!
 //! A target passes if the reader returns, whatever it returns.
 
-use crate::checkpoint::{lora_config::LoraConfig, shards};
+use crate::checkpoint::{gguf, lora_config::LoraConfig, shards};
 use std::path::Path;
 
 /// The header of a safetensors file.
@@ -13,6 +13,11 @@ pub fn safetensors_header(bytes: &[u8]) {
 /// `model.safetensors.index.json`.
 pub fn safetensors_index(bytes: &[u8]) {
     _ = shards::read_index(Path::new("fuzz"), bytes);
+}
+
+/// A whole GGUF file: metadata, tensor directory, configuration and vocabulary.
+pub fn gguf(bytes: &[u8]) {
+    _ = gguf::parse(bytes, Path::new("fuzz"));
 }
 
 /// `adapter_config.json`, and its patterns on a module's name.
