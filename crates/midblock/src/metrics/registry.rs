@@ -163,10 +163,10 @@ const METRICS: &[Metric] = metrics![
         "Share of near-zero entries; close to 1 where a few dimensions are huge.";
     "gini" Spectrum Pooled [""] (0.0, 1.0) "Σ_ij |n_i − n_j|/(2N² n̄), n_i = ‖x_i‖"
         "Inequality of lengths between texts: 0 = all equal.";
-    "cka" Alignment PooledPair [""] (0.0, 1.0) "⟨K̃, L̃⟩/(‖K̃‖‖L̃‖)"
-        "Similarity of the geometry of texts, biased upward for few samples: read it against its floor.";
-    "cka_debiased" Alignment PooledPair [""] (-INF, 1.0) "the same from unbiased HSIC"
+    "cka_debiased" Alignment PooledPair [""] (-INF, 1.0) "HSIC₁(K, L)/√(HSIC₁(K, K)·HSIC₁(L, L)), unbiased HSIC"
         "Similarity of the geometry of texts: 1 = the same up to rotation and scale, 0 = unrelated.";
+    "cka" Alignment PooledPair [""] (0.0, 1.0) "⟨K̃, L̃⟩/(‖K̃‖‖L̃‖), K = X Xᵀ, L = Y Yᵀ centred"
+        "Similarity of the geometry of texts, biased upward for few samples: read it against its floor.";
     "cosine_similarity" Alignment PooledPair [""] (-1.0, 1.0) "mean cos(x_i, y_i)"
         "Whether states point the same way as the reference's.";
     "mean_shift" Alignment PooledPair ["h"] (0.0, INF) "‖ȳ − x̄‖"
