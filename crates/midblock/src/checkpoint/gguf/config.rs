@@ -5,7 +5,7 @@
 //! only the resulting frequency divisors (tensor `rope_freqs.weight`). Divisors that follow another rule are kept as they
 //! are, under a `rope_type` of this project alone: `{"rope_type": "factors", "factors": [E/2 numbers]}`.
 
-use super::header::{Info, Metadata};
+use super::{header::Info, metadata::Metadata};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::f64::consts::TAU;
@@ -233,7 +233,7 @@ pub(super) fn config_json(
     let eps = metadata.required(&keys.key("attention.layer_norm_rms_epsilon"), "a number", eps)?;
     let find = |name: &str| tensors.iter().find(|info| info.name == name);
     let embedding = find("token_embd.weight").ok_or_else(|| Error::MissingTensor {
-        path: metadata.path().to_path_buf(),
+        path: metadata.path.to_path_buf(),
         tensor: "model.embed_tokens.weight".to_owned(),
         help: "the file has no `token_embd.weight`; is it a shard of several or an adapter?".to_owned(),
     })?;

@@ -7,6 +7,7 @@
 
 mod config;
 mod header;
+mod metadata;
 mod names;
 mod vocabulary;
 

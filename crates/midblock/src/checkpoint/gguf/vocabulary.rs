@@ -5,7 +5,7 @@
 //! Splitting follows llama.cpp, except that a contraction matches in any case as in the models' own `tokenizer.json` and
 //! that Qwen's text is first brought to NFC, as there.
 
-use super::header::{FORMAT, Metadata};
+use super::{header::FORMAT, metadata::Metadata};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
@@ -91,7 +91,7 @@ impl<'m, 'a> Vocabulary<'m, 'a> {
         let types = metadata
             .ints("tokenizer.ggml.token_type")?
             .unwrap_or_else(|| vec![NORMAL; tokens.len()]);
-        let malformed = |problem: String| Error::malformed(metadata.path(), FORMAT, problem);
+        let malformed = |problem: String| Error::malformed(metadata.path, FORMAT, problem);
         if types.len() != tokens.len() {
             return Err(malformed(format!("{} tokens have {} types", tokens.len(), types.len())));
         }
@@ -215,7 +215,7 @@ impl<'m, 'a> Vocabulary<'m, 'a> {
             pair.filter(|[left, right]| known(left) && known(right) && known(&format!("{left}{right}")))
                 .ok_or_else(|| {
                     let problem = format!("merge {rank}, {merge:?}, is not of two tokens that make a third");
-                    Error::malformed(self.metadata.path(), FORMAT, problem)
+                    Error::malformed(self.metadata.path, FORMAT, problem)
                 })
         };
         merges.into_iter().enumerate().map(pair).collect()
@@ -229,7 +229,7 @@ impl<'m, 'a> Vocabulary<'m, 'a> {
         const KEY: &str = "tokenizer.ggml.scores";
         /// SentencePiece's own limit is 16 characters by default; the number of cuts grows with the square.
         const LONGEST: usize = 1024;
-        let malformed = |problem: String| Error::malformed(self.metadata.path(), FORMAT, problem);
+        let malformed = |problem: String| Error::malformed(self.metadata.path, FORMAT, problem);
         let scores = self.metadata.required(KEY, "an array", self.metadata.floats(KEY)?)?;
         if scores.len() != self.tokens.len() {
             return Err(malformed(format!(
