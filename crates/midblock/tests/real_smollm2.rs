@@ -23,7 +23,7 @@ const TEXTS: [&str; 2] = [
 
 fn checkpoint() -> Checkpoint {
     let path = std::env::var("MIDBLOCK_SMOLLM2").expect("MIDBLOCK_SMOLLM2 names the GGUF file");
-    Checkpoint::open(&path, &HubOptions::from_env(), &|_| {}).unwrap()
+    Checkpoint::open(&path, &HubOptions::from_env(), &|_| {}).expect("the checkpoint opens")
 }
 
 #[test]

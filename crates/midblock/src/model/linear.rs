@@ -46,31 +46,35 @@ impl<B: Backend> Linear<B> {
     /// `out (+)= x Wᵀ + b`; x (rows, in), out (rows, out).
     pub fn forward(&self, backend: &B, x: &B::Buffer, rows: usize, mode: Accumulate, out: &mut B::Buffer) {
         backend.linear(x, &self.weight, rows, mode, out);
-        self.finish(backend, x, rows, out);
+        Self::finish(backend, x, rows, &mut [(self, out)]);
     }
 
     /// Several layers on the same x, such as q, k and v; outputs are overwritten.
     pub fn forward_all(backend: &B, x: &B::Buffer, rows: usize, layers: &mut [(&Self, &mut B::Buffer)]) {
-        let mut pairs: Vec<_> = layers
-            .iter_mut()
-            .map(|(layer, out)| (&layer.weight, &mut **out))
-            .collect();
+        let mut pairs: Vec<_> = layers.iter_mut().map(|(layer, out)| (&layer.weight, &mut **out)).collect();
         backend.linears(x, rows, Accumulate::Write, &mut pairs);
-        for (layer, out) in layers {
-            layer.finish(backend, x, rows, out);
-        }
+        Self::finish(backend, x, rows, layers);
     }
 
-    /// Bias and adapter.
-    fn finish(&self, backend: &B, x: &B::Buffer, rows: usize, out: &mut B::Buffer) {
-        if let Some(bias) = &self.bias {
-            backend.add_bias(out, bias);
+    /// Biases and adapters.
+    fn finish(backend: &B, x: &B::Buffer, rows: usize, layers: &mut [(&Self, &mut B::Buffer)]) {
+        for (layer, out) in layers.iter_mut() {
+            if let Some(bias) = &layer.bias {
+                backend.add_bias(out, bias);
+            }
         }
-        if let Some(delta) = &self.delta {
-            let mut narrow = backend.zeros(rows * delta.rank); // (rows, R)
-            backend.linear(x, &delta.a, rows, Accumulate::Write, &mut narrow);
-            backend.scale(&mut narrow, delta.scale);
-            backend.linear(&narrow, &delta.b, rows, Accumulate::Add, out);
+        let mut adapted: Vec<_> = layers
+            .iter_mut()
+            .filter_map(|(layer, out)| {
+                let delta = layer.delta.as_ref()?;
+                Some((delta, backend.zeros(rows * delta.rank), &mut **out)) // x Aᵀ (rows, R)
+            })
+            .collect();
+        let mut down: Vec<_> = adapted.iter_mut().map(|(delta, narrow, _)| (&delta.a, narrow)).collect();
+        backend.linears(x, rows, Accumulate::Write, &mut down);
+        for (delta, narrow, out) in &mut adapted {
+            backend.scale(narrow, delta.scale);
+            backend.linear(narrow, &delta.b, rows, Accumulate::Add, out);
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     tokens::{Format, SampleSet, TokenizedSet, Tokenizer, data::DataSpec},
 };
 use midblock_kernels::Backend;
+use rayon::prelude::*;
 use std::time::SystemTime;
 
 /// Name of the base model in records.
@@ -200,15 +201,24 @@ impl Analysis<'_> {
             self.check_finite(track, captures, layer)?;
         }
         for (dataset, texts) in self.texts.iter().enumerate() {
-            let of_track = |track: usize| &captures[track][dataset];
-            for (index, track) in tracks.iter().enumerate() {
-                let single = measure_model(of_track(index), &texts.resampling, &self.config.metrics);
-                // tracks are sorted by their first member: the base is in the first
-                let pair = measure_pair(of_track(0), of_track(index), &texts.resampling, &self.config.metrics);
+            let measured: Vec<_> = (0..tracks.len())
+                .into_par_iter()
+                .map(|index| {
+                    let (base, own) = (&captures[0][dataset], &captures[index][dataset]);
+                    // tracks are sorted by their first member: the base is in the first, and alone there has no pair
+                    let single = || measure_model(own, &texts.resampling, &self.config.metrics);
+                    let pair = || match tracks[index].members.as_slice() {
+                        [0] => Vec::new(),
+                        _ => measure_pair(base, own, &texts.resampling, &self.config.metrics),
+                    };
+                    rayon::join(single, pair)
+                })
+                .collect();
+            for (track, (single, pair)) in tracks.iter().zip(&measured) {
                 for &member in &track.members {
-                    self.record(member, "", dataset, &single, layer, blocks);
+                    self.record(member, "", dataset, single, layer, blocks);
                     if member > 0 {
-                        self.record(member, BASE, dataset, &pair, layer, blocks);
+                        self.record(member, BASE, dataset, pair, layer, blocks);
                     }
                 }
             }
