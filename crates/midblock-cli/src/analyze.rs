@@ -22,7 +22,7 @@ pub fn run(args: &args::Analyze, common: &args::Common) -> Result<()> {
 /// Computes, writes the run folder, prints the table of key numbers and where the report is.
 pub fn execute(config: &AnalyzeConfig, writer: RunWriter, common: &args::Common) -> Result<()> {
     let terminal = Terminal::new(common.quiet);
-    let transfers = |transfer: midblock::checkpoint::Transfer<'_>| terminal.transfer(&transfer);
+    let transfers = |transfer: midblock::hub::Transfer<'_>| terminal.transfer(&transfer);
     let run = analyze(&Cpu::default(), config, &checkpoint::hub(common), &terminal, &transfers)?;
     drop(terminal);
     let dir = writer.dir().to_path_buf();

@@ -2,7 +2,7 @@
 
 use crate::{args, progress::Terminal};
 use anyhow::Result;
-use midblock::checkpoint::{Checkpoint, HubOptions};
+use midblock::{checkpoint::Checkpoint, hub::HubOptions};
 
 /// Opens `spec` with the hub settings of the environment and the flags, showing downloads.
 pub fn open(spec: &str, common: &args::Common) -> Result<Checkpoint> {

@@ -4,7 +4,7 @@ use crate::{analyze, args, checkpoint, progress::Terminal};
 use anyhow::Result;
 use midblock::{
     probe::next_token_loss,
-    tokens::{SampleSet, Tokenizer},
+    tokens::{SampleSet, Tokenizer, data::resolve},
 };
 use midblock_kernels::Cpu;
 use serde_json::json;
@@ -15,7 +15,10 @@ pub fn run(args: &args::Perplexity, common: &args::Common) -> Result<()> {
     let tokenizer = Tokenizer::load(checkpoint.tokenizer())?;
     let terminal = Terminal::new(common.quiet);
     for spec in analyze::data(&args.texts)? {
-        let samples = SampleSet::load(&spec, args.texts.format, args.texts.samples, args.texts.seed)?;
+        let files = resolve(&spec.source, &checkpoint::hub(common), &|transfer| {
+            terminal.transfer(&transfer)
+        })?;
+        let samples = SampleSet::load(&spec, &files, args.texts.format, args.texts.samples, args.texts.seed)?;
         let tokens = samples.tokenize(&tokenizer, Some(args.texts.max_length))?;
         let loss = next_token_loss(&Cpu::default(), &checkpoint, &tokens.ids, &terminal)?;
         if args.json {

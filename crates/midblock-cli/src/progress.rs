@@ -2,7 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use midblock::{
-    checkpoint::Transfer,
+    hub::Transfer,
     progress::{Progress, Unit},
 };
 use std::{

@@ -9,6 +9,7 @@ pub mod checkpoint;
 pub mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub mod hub;
 pub mod metrics;
 pub mod model;
 pub mod probe;

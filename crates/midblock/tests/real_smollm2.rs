@@ -3,12 +3,7 @@
 //! Expected numbers come from transformers on the same weights, dequantised to f32 (`tools/gguf_to_hf.py`,
 //! `benches/peers/perplexity.py`). Run with `MIDBLOCK_SMOLLM2=FILE cargo test --release --test real_smollm2 -- --ignored`.
 
-use midblock::{
-    checkpoint::{Checkpoint, HubOptions},
-    probe::next_token_loss,
-    progress::Silent,
-    tokens::Tokenizer,
-};
+use midblock::{checkpoint::Checkpoint, hub::HubOptions, probe::next_token_loss, progress::Silent, tokens::Tokenizer};
 use midblock_kernels::Cpu;
 
 /// The first two problems of GSM8K's test split, in the `gsm8k` format.
@@ -33,9 +28,9 @@ fn text_becomes_the_ids_of_the_original_tokenizer() {
     // digits go one by one: the rule of `tokenizer.ggml.pre = smollm`
     let expected = [
         17872, 42, 330, 46318, 2933, 216, 34, 34080, 282, 4461, 7161, 284, 2745, 338, 1083, 2537, 7161, 30, 216, 1073,
-        800, 34080, 281, 2719, 1072, 357, 1188, 47, 198, 21350, 42, 657, 2933, 216, 34, 31, 34, 45, 33691, 34, 31, 34, 45,
-        33, 7791, 33, 30941, 282, 2537, 7161, 198, 2931, 260, 2719, 1902, 282, 6913, 314, 216, 34, 27, 33, 45, 33691, 34,
-        27, 33, 45, 35, 7791, 35, 34080, 282, 6913, 198, 1229, 216, 35,
+        800, 34080, 281, 2719, 1072, 357, 1188, 47, 198, 21350, 42, 657, 2933, 216, 34, 31, 34, 45, 33691, 34, 31, 34,
+        45, 33, 7791, 33, 30941, 282, 2537, 7161, 198, 2931, 260, 2719, 1902, 282, 6913, 314, 216, 34, 27, 33, 45,
+        33691, 34, 27, 33, 45, 35, 7791, 35, 34080, 282, 6913, 198, 1229, 216, 35,
     ];
     let ids = tokenizer.encode(TEXTS[1], Some(128)).unwrap();
     assert_eq!(ids, expected);

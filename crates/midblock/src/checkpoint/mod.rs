@@ -18,11 +18,13 @@ mod spec;
 mod tensor;
 
 pub use fingerprint::FileHash;
-pub use hub::{HubOptions, OnTransfer, Transfer};
 pub use spec::HubId;
 pub use tensor::{Tensor, TensorSource};
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    hub::{HubOptions, OnTransfer},
+};
 use spec::{Place, Spec};
 use std::{
     collections::BTreeMap,

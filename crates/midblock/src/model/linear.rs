@@ -51,7 +51,10 @@ impl<B: Backend> Linear<B> {
 
     /// Several layers on the same x, such as q, k and v; outputs are overwritten.
     pub fn forward_all(backend: &B, x: &B::Buffer, rows: usize, layers: &mut [(&Self, &mut B::Buffer)]) {
-        let mut pairs: Vec<_> = layers.iter_mut().map(|(layer, out)| (&layer.weight, &mut **out)).collect();
+        let mut pairs: Vec<_> = layers
+            .iter_mut()
+            .map(|(layer, out)| (&layer.weight, &mut **out))
+            .collect();
         backend.linears(x, rows, Accumulate::Write, &mut pairs);
         Self::finish(backend, x, rows, layers);
     }
@@ -70,7 +73,10 @@ impl<B: Backend> Linear<B> {
                 Some((delta, backend.zeros(rows * delta.rank), &mut **out)) // x Aᵀ (rows, R)
             })
             .collect();
-        let mut down: Vec<_> = adapted.iter_mut().map(|(delta, narrow, _)| (&delta.a, narrow)).collect();
+        let mut down: Vec<_> = adapted
+            .iter_mut()
+            .map(|(delta, narrow, _)| (&delta.a, narrow))
+            .collect();
         backend.linears(x, rows, Accumulate::Write, &mut down);
         for (delta, narrow, out) in &mut adapted {
             backend.scale(narrow, delta.scale);

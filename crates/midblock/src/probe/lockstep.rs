@@ -133,7 +133,9 @@ impl<'a, B: Backend> Lockstep<'a, B> {
         }
         self.tracks.sort_by_key(|track| track.members[0]);
         for (participant, block) in self.participants.iter().zip(tensors) {
-            block.tensors().for_each(|tensor| participant.checkpoint.tensors().release(&tensor.name));
+            block
+                .tensors()
+                .for_each(|tensor| participant.checkpoint.tensors().release(&tensor.name));
         }
         self.layer += 1;
         Ok(())

@@ -3,7 +3,8 @@
 use super::{Layers, clock::Clock, describe, weights::block_changes};
 use crate::{
     Error, Result,
-    checkpoint::{Checkpoint, HubOptions, OnTransfer},
+    checkpoint::Checkpoint,
+    hub::{HubOptions, OnTransfer},
     metrics::{
         Capture, MatrixChange, Measurement, Needs, Options, Protocol, Resampling, measure_block, measure_model,
         measure_pair,
@@ -12,7 +13,10 @@ use crate::{
     probe::{Collector, Lockstep, Participant, Pooling, Section, Track},
     progress::{Progress, Unit},
     run::{Record, Run, WeightRecord},
-    tokens::{Format, SampleSet, TokenizedSet, Tokenizer, data::DataSpec},
+    tokens::{
+        Format, SampleSet, TokenizedSet, Tokenizer,
+        data::{self, DataFile, DataSpec},
+    },
 };
 use midblock_kernels::Backend;
 use rayon::prelude::*;
@@ -101,7 +105,14 @@ pub fn analyze<B: Backend>(
     let texts: Vec<Texts> = config
         .data
         .iter()
-        .map(|spec| read_texts(spec, &tokenizer, config))
+        .map(|spec| {
+            read_texts(
+                spec,
+                &data::resolve(&spec.source, hub, on_transfer)?,
+                &tokenizer,
+                config,
+            )
+        })
         .collect::<Result<_>>()?;
     clock.lap("read texts");
 
@@ -333,8 +344,8 @@ fn common_tokenizer(participants: &[Participant<'_>], warnings: &mut Vec<String>
     Ok(tokenizer)
 }
 
-fn read_texts(spec: &DataSpec, tokenizer: &Tokenizer, config: &AnalyzeConfig) -> Result<Texts> {
-    let samples = SampleSet::load(spec, config.format, config.samples, config.seed)?;
+fn read_texts(spec: &DataSpec, files: &[DataFile], tokenizer: &Tokenizer, config: &AnalyzeConfig) -> Result<Texts> {
+    let samples = SampleSet::load(spec, files, config.format, config.samples, config.seed)?;
     let tokens = samples.tokenize(tokenizer, Some(config.max_length))?;
     let resampling = Resampling::new(tokens.ids.len(), config.resamples, config.seed);
     Ok(Texts {

@@ -14,7 +14,7 @@ use rand_chacha::rand_core::Rng;
 
 use super::{
     Format, SkipReason, Tokenizer,
-    data::{DataFile, DataSpec, read_rows, resolve},
+    data::{DataFile, DataSpec, read_rows},
     format::recognise,
 };
 use crate::{Error, Result, rng};
@@ -122,19 +122,18 @@ impl Selection {
 }
 
 impl SampleSet {
-    /// Reads a data set and chooses `n` samples. The first row decides the format if none is given.
+    /// Reads the `files` of a data set ([`resolve`](super::data::resolve)) and chooses `n` samples. The first row decides
+    /// the format if none is given.
     ///
     /// # Errors
     /// If a file cannot be read, the format is not clear, or fewer than [`MIN_SAMPLES`] samples come out.
-    pub fn load(spec: &DataSpec, format: Option<Format>, n: usize, seed: u64) -> Result<Self> {
+    pub fn load(spec: &DataSpec, files: &[DataFile], format: Option<Format>, n: usize, seed: u64) -> Result<Self> {
         let mut format = format;
         let mut total_rows = 0;
         let mut skipped = Vec::new();
         let mut selection = Selection::new(n, seed);
-        let mut files = Vec::new();
-        for DataFile { label, path } in resolve(&spec.source)? {
-            files.push(path.clone());
-            read_rows(&path, &mut |row, fields| {
+        for DataFile { label, path } in files {
+            read_rows(path, &mut |row, fields| {
                 total_rows += 1;
                 let format = match format {
                     Some(format) => format,
@@ -154,7 +153,7 @@ impl SampleSet {
             name: spec.name.clone(),
             format: format.expect("invariant: the first row decided the format"),
             path: spec.source.clone(),
-            files,
+            files: files.iter().map(|file| file.path.clone()).collect(),
             total_rows,
             skipped,
             samples,
@@ -261,6 +260,7 @@ fn check_enough(spec: &DataSpec, usable: usize, wanted: usize, rows: usize, skip
 #[cfg(test)]
 mod tests {
     use super::{super::tokenizer::tests::small, *};
+    use crate::{hub::HubOptions, tokens::data::resolve};
     use proptest::prelude::*;
     use std::path::Path;
 
@@ -287,12 +287,17 @@ mod tests {
 
     const GSM8K: &str = "{\"question\": \"1+1?\", \"answer\": \"2\"}\n";
 
+    fn load(spec: &DataSpec, format: Option<Format>, n: usize, seed: u64) -> Result<SampleSet> {
+        let files = resolve(&spec.source, &HubOptions::from_env(), &|_| {})?;
+        SampleSet::load(spec, &files, format, n, seed)
+    }
+
     #[test]
     fn rows_are_formatted_counted_and_named() {
         let folder = tempfile::tempdir().unwrap();
         let bad = "\n{\"question\": \"\", \"answer\": \"2\"}\n{\"answer\": \"2\"}\n";
         let path = write(folder.path(), "a.jsonl", &(GSM8K.repeat(3) + bad + &GSM8K.repeat(2)));
-        let set = SampleSet::load(&spec("math", &path), None, 10, 1).unwrap();
+        let set = load(&spec("math", &path), None, 10, 1).unwrap();
         assert_eq!((set.format, set.total_rows, set.available()), (Format::Gsm8k, 7, 5));
         let skipped: Vec<_> = set.skipped.iter().map(ToString::to_string).collect();
         assert_eq!(
@@ -316,7 +321,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), "b.csv", "question,answer\n1+1?,2\n1+1?,2\n");
         write(folder.path(), "a.jsonl", &GSM8K.repeat(2));
-        let set = SampleSet::load(&spec("math", folder.path()), None, 10, 1).unwrap();
+        let set = load(&spec("math", folder.path()), None, 10, 1).unwrap();
         let ids: Vec<_> = set.samples.iter().map(Sample::id).collect();
         assert_eq!(ids, ["a.jsonl:1", "a.jsonl:2", "b.csv:1", "b.csv:2"]);
     }
@@ -326,9 +331,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let problem = |content: &str, format, n| {
             let path = write(folder.path(), "a.jsonl", content);
-            SampleSet::load(&spec("math", &path), format, n, 1)
-                .unwrap_err()
-                .to_string()
+            load(&spec("math", &path), format, n, 1).unwrap_err().to_string()
         };
         assert!(problem("", None, 9).contains("a.jsonl`: it has no rows"));
         assert!(problem(&GSM8K.repeat(3), None, 9).contains("it has 3 rows, at least 4 are needed"));
@@ -350,7 +353,7 @@ mod tests {
     fn tokenising_counts_what_it_cuts() {
         let folder = tempfile::tempdir().unwrap();
         let path = write(folder.path(), "a.txt", "hello\nhell\nhellhell\nhe\n");
-        let set = SampleSet::load(&spec("words", &path), None, 10, 1).unwrap();
+        let set = load(&spec("words", &path), None, 10, 1).unwrap();
         let tokens = set.tokenize(&small(), Some(3)).unwrap();
         let [hell, he] = [vec![259, 258, 260], vec![259, 256, 260]];
         let expected = TokenizedSet {
@@ -371,13 +374,13 @@ mod tests {
         let tokenizer = super::super::tokenizer::tests::from_json(&json);
         let folder = tempfile::tempdir().unwrap();
         let path = write(folder.path(), "a.txt", "he\nxx\nhe\nhe\nhe\n");
-        let set = SampleSet::load(&spec("words", &path), None, 10, 1).unwrap();
+        let set = load(&spec("words", &path), None, 10, 1).unwrap();
         let tokens = set.tokenize(&tokenizer, None).unwrap();
         assert_eq!(tokens.ids, vec![vec![256]; 4]);
         assert_eq!(tokens.sample_ids, ["a.txt:1", "a.txt:3", "a.txt:4", "a.txt:5"]);
         assert_eq!(tokens.skipped[0].to_string(), "a.txt:2: no tokens");
         let path = write(folder.path(), "a.txt", "he\nxx\nxx\nhe\nhe\n");
-        let set = SampleSet::load(&spec("words", &path), None, 10, 1).unwrap();
+        let set = load(&spec("words", &path), None, 10, 1).unwrap();
         let error = set.tokenize(&tokenizer, None).unwrap_err().to_string();
         assert!(
             error.contains("3 of 5 rows can be used") && error.contains("first a.txt:2: no tokens"),

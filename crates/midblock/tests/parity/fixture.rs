@@ -1,6 +1,6 @@
 //! A checkpoint on disk with the values transformers computed for it.
 
-use midblock::checkpoint::{Checkpoint, HubOptions};
+use midblock::{checkpoint::Checkpoint, hub::HubOptions};
 use safetensors::{Dtype, SafeTensors};
 use std::{collections::BTreeMap, ops::Range, path::PathBuf};
 

@@ -3,8 +3,7 @@
 //! Files are chosen by their names, as the hub's own layouts go: `config/split-00000-of-00001.parquet`,
 //! `data/split-….parquet`, `config/split/0000.parquet` or `split.jsonl`. Without a configuration the only one is taken, or the
 //! one called `default` or `main`; without a split `test`, else `validation`, else `train`. Of several file formats the first of
-//! Parquet, JSONL, JSON, CSV and text is read. Environment as for Hugging Face's tools: `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`, and
-//! `HF_HUB_OFFLINE=1` for what is in the cache already.
+//! Parquet, JSONL, JSON, CSV and text is read.
 
 use std::{
     collections::BTreeSet,
@@ -12,10 +11,11 @@ use std::{
     str::FromStr,
 };
 
-use hf_hub::{Cache, Repo, api::sync::ApiBuilder};
-
 use super::DataFile;
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    hub::{HubOptions, OnTransfer, RepoType, Repository, Source},
+};
 
 /// Splits in the order of preference, each with the words that mean it in file names.
 const SPLITS: [(&str, &[&str]); 3] = [
@@ -99,68 +99,37 @@ pub(super) fn is_metadata(path: &Path) -> bool {
 }
 
 /// Finds the data set's files in the cache or downloads them.
-pub(super) fn resolve(id: &HubId) -> Result<Vec<DataFile>> {
-    let offline = std::env::var("HF_HUB_OFFLINE")
-        .is_ok_and(|value| matches!(value.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE"));
-    if offline {
-        cached(id, &Cache::from_env())
-    } else {
-        download(id)
-    }
-}
-
-fn download(id: &HubId) -> Result<Vec<DataFile>> {
-    let failed = |e| {
-        argument(
-            &id.repository,
-            format!("there is no such file, and the hub does not give it: {e}"),
-        )
+pub(super) fn resolve(id: &HubId, hub: &HubOptions, on_transfer: OnTransfer<'_>) -> Result<Vec<DataFile>> {
+    let repository = Repository {
+        id: id.repository.clone(),
+        revision: "main".to_owned(),
+        kind: RepoType::Dataset,
     };
-    let mut builder = ApiBuilder::from_env().with_progress(false);
-    if let Ok(token) = std::env::var("HF_TOKEN") {
-        builder = builder.with_token(Some(token));
+    match repository.open(hub, on_transfer)? {
+        Source::Remote(remote) => {
+            let chosen = choose_files(id, remote.names())?.into_iter();
+            let files = chosen.map(|name| {
+                Ok(DataFile {
+                    label: name.into(),
+                    path: remote.get(name)?,
+                })
+            });
+            let files = files.collect::<Result<_>>()?;
+            remote.finish()?;
+            Ok(files)
+        }
+        Source::Cached(folder) => {
+            let mut names = Vec::new();
+            list_files(&folder, &folder, &mut names)?;
+            let chosen = choose_files(id, &names)?.into_iter();
+            Ok(chosen
+                .map(|name| DataFile {
+                    label: name.into(),
+                    path: folder.join(name),
+                })
+                .collect())
+        }
     }
-    let repository = builder.build().map_err(failed)?.dataset(id.repository.clone());
-    let names: Vec<_> = repository
-        .info()
-        .map_err(failed)?
-        .siblings
-        .into_iter()
-        .map(|file| file.rfilename)
-        .collect();
-    let chosen = choose_files(id, &names)?.into_iter();
-    chosen
-        .map(|name| {
-            Ok(DataFile {
-                label: name.into(),
-                path: repository.get(name).map_err(failed)?,
-            })
-        })
-        .collect()
-}
-
-/// The files of an earlier download.
-fn cached(id: &HubId, cache: &Cache) -> Result<Vec<DataFile>> {
-    let repo = Repo::dataset(id.repository.clone());
-    let reference = cache.path().join(repo.folder_name()).join("refs").join(repo.revision());
-    let absent = || {
-        let place = cache.path().display();
-        argument(
-            &id.repository,
-            format!("there is no such file, HF_HUB_OFFLINE is set and the cache {place} does not have it"),
-        )
-    };
-    let commit = std::fs::read_to_string(reference).map_err(|_| absent())?;
-    let snapshot = cache.repo(repo).pointer_path(commit.trim());
-    let mut names = Vec::new();
-    list_files(&snapshot, &snapshot, &mut names)?;
-    let chosen = choose_files(id, &names)?.into_iter();
-    Ok(chosen
-        .map(|name| DataFile {
-            label: name.into(),
-            path: snapshot.join(name),
-        })
-        .collect())
 }
 
 fn list_files(root: &Path, folder: &Path, names: &mut Vec<String>) -> Result<()> {
@@ -287,6 +256,7 @@ fn list(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::tests::{Files, options, serve};
     use proptest::prelude::*;
 
     fn choose(id: &str, names: &[&str]) -> std::result::Result<Vec<String>, String> {
@@ -408,23 +378,27 @@ mod tests {
     }
 
     #[test]
-    fn offline_reads_the_cache() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::new(folder.path().into());
-        let id: HubId = "openai/gsm8k:main/test".parse().unwrap();
-        let error = cached(&id, &cache).unwrap_err().to_string();
-        assert!(error.contains("HF_HUB_OFFLINE is set"), "{error}");
-        let repository = folder.path().join("datasets--openai--gsm8k");
-        let data = repository.join("snapshots/abc/main/test-00000-of-00001.parquet");
-        std::fs::create_dir_all(data.parent().unwrap()).unwrap();
-        std::fs::write(&data, "").unwrap();
-        std::fs::create_dir_all(repository.join("refs")).unwrap();
-        std::fs::write(repository.join("refs/main"), "abc\n").unwrap();
-        let expected = DataFile {
-            label: "main/test-00000-of-00001.parquet".into(),
-            path: data,
-        };
-        assert_eq!(cached(&id, &cache).unwrap(), [expected]);
+    fn a_split_is_downloaded_once_and_then_needs_no_hub() {
+        let cache = tempfile::tempdir().unwrap();
+        let id: HubId = "org/tiny:main/test".parse().unwrap();
+        let offline = options(cache.path(), "http://127.0.0.1:1", true);
+        let error = resolve(&id, &offline, &|_| {}).unwrap_err().to_string();
+        assert!(
+            error.contains("not in the cache") && error.contains("drop --offline"),
+            "{error}"
+        );
+
+        let (test, train) = ("main/test-00000-of-00001.jsonl", "main/train-00000-of-00001.jsonl");
+        let files = Files::from([
+            ("README.md", vec![b'x']),
+            (test, b"{}\n".to_vec()),
+            (train, b"{}\n".to_vec()),
+        ]);
+        let online = options(cache.path(), &serve(files), false);
+        let downloaded = resolve(&id, &online, &|_| {}).unwrap();
+        assert_eq!(downloaded.iter().map(|file| &*file.label).collect::<Vec<_>>(), [test]);
+        assert_eq!(std::fs::read(&downloaded[0].path).unwrap(), b"{}\n");
+        assert_eq!(resolve(&id, &offline, &|_| {}).unwrap(), downloaded);
     }
 
     proptest! {

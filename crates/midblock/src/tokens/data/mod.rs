@@ -35,7 +35,10 @@ use std::{
     sync::Arc,
 };
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    hub::{HubOptions, OnTransfer},
+};
 
 /// One row: field → value, in the file's order.
 pub type Row = serde_json::Map<String, serde_json::Value>;
@@ -135,11 +138,11 @@ impl FileFormat {
     }
 }
 
-/// The files that a `--data` source stands for; hub files are downloaded, or taken from the cache with `HF_HUB_OFFLINE`.
+/// The files that a `--data` source stands for; hub files are downloaded, or taken from the cache.
 ///
 /// # Errors
 /// If there is no such file, the folder has no data files, or the hub does not give them.
-pub fn resolve(source: &str) -> Result<Vec<DataFile>> {
+pub fn resolve(source: &str, hub: &HubOptions, on_transfer: OnTransfer<'_>) -> Result<Vec<DataFile>> {
     let path = Path::new(source);
     if path.is_dir() {
         return folder(path);
@@ -152,7 +155,7 @@ pub fn resolve(source: &str) -> Result<Vec<DataFile>> {
             path: path.into(),
         }]);
     }
-    hub::resolve(&source.parse()?)
+    hub::resolve(&source.parse()?, hub, on_transfer)
 }
 
 fn folder(folder: &Path) -> Result<Vec<DataFile>> {
@@ -287,12 +290,14 @@ pub(crate) mod tests {
     fn a_folder_is_its_data_files_in_order() {
         let folder = tempfile::tempdir().unwrap();
         let source = folder.path().to_str().unwrap();
-        let error = resolve(source).unwrap_err().to_string();
+        let error = resolve(source, &HubOptions::from_env(), &|_| {})
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("no .jsonl"), "{error}");
         for name in ["b.jsonl", "a.parquet", "README.md", "dataset_infos.json"] {
             std::fs::write(folder.path().join(name), "").unwrap();
         }
-        let labels: Vec<String> = resolve(source)
+        let labels: Vec<String> = resolve(source, &HubOptions::from_env(), &|_| {})
             .unwrap()
             .iter()
             .map(|file| file.label.to_string())
@@ -302,7 +307,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_missing_file_is_not_sought_on_the_hub() {
-        let files = resolve("no/such.jsonl").unwrap();
+        let files = resolve("no/such.jsonl", &HubOptions::from_env(), &|_| {}).unwrap();
         let error = read_rows(&files[0].path, &mut |_, _| Ok(())).unwrap_err().to_string();
         assert!(error.starts_with("cannot open no/such.jsonl"), "{error}");
     }
