@@ -529,33 +529,3 @@ fn intervals_cover() {
         assert!(share >= least, "{name} covers {share}");
     }
 }
-
-/// Time of one (model, layer) with N = 200, D = 576 and 50 × 128 tokens.
-#[test]
-#[ignore = "prints timings"]
-fn timing() {
-    let (n, d) = (200, 576);
-    let mut x = random_capture(n, d, 0.99, 0);
-    let mut rng = stream(0, "tokens", &[]);
-    x.tokens = (0..50)
-        .map(|_| (0..128 * d).map(|_| normal(&mut rng) as f32).collect())
-        .collect();
-    let y = perturbed(&x, 0.1, 0);
-    let resampling = Resampling::new(n, 200, 0);
-    for metric in registry() {
-        let options = Options {
-            selected: Selection::parse(metric.name).unwrap(),
-            ..Options::default()
-        };
-        let start = std::time::Instant::now();
-        measure_model(&x, &resampling, &options);
-        measure_pair(&x, &y, &resampling, &options);
-        println!("{:30} {:7.1} ms", metric.name, start.elapsed().as_secs_f64() * 1e3);
-    }
-    let start = std::time::Instant::now();
-    measure_model(&x, &resampling, &Options::default());
-    println!("model {:?}", start.elapsed());
-    let start = std::time::Instant::now();
-    measure_pair(&x, &y, &resampling, &Options::default());
-    println!("pair {:?}", start.elapsed());
-}
