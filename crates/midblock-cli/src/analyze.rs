@@ -16,18 +16,27 @@ use std::{collections::BTreeSet, io::Write, path::Path};
 pub fn run(args: &args::Analyze, common: &args::Common) -> Result<()> {
     let config = config(args)?;
     let writer = RunWriter::create(&args.out, args.overwrite)?;
-    execute(&config, writer, common)
+    publish(&compute(&config, common)?, writer)
 }
 
-/// Computes, writes the run folder, prints the table of key numbers and where the report is.
-pub fn execute(config: &AnalyzeConfig, writer: RunWriter, common: &args::Common) -> Result<()> {
+/// Runs an analysis with a progress bar.
+pub fn compute(config: &AnalyzeConfig, common: &args::Common) -> Result<Run> {
     let terminal = Terminal::new(common.quiet);
     let transfers = |transfer: midblock::hub::Transfer<'_>| terminal.transfer(&transfer);
-    let run = analyze(&Cpu::default(), config, &checkpoint::hub(common), &terminal, &transfers)?;
-    drop(terminal);
+    Ok(analyze(
+        &Cpu::new(),
+        config,
+        &checkpoint::hub(common),
+        &terminal,
+        &transfers,
+    )?)
+}
+
+/// Writes the run folder, prints the table of key numbers and where the report is.
+pub fn publish(run: &Run, writer: RunWriter) -> Result<()> {
     let dir = writer.dir().to_path_buf();
-    writer.finish(&run, &report::html::render(&run))?;
-    announce(&run, &dir)
+    writer.finish(run, &report::html::render(run))?;
+    announce(run, &dir)
 }
 
 fn announce(run: &Run, dir: &Path) -> Result<()> {

@@ -35,7 +35,7 @@ pub fn run(args: &args::Bench, common: &args::Common) -> Result<()> {
             )?
         }
     };
-    let backend = Cpu::default();
+    let backend = Cpu::new();
     let decoder = Decoder::load(&backend, &checkpoint)?;
     let rows = args.batch * args.length;
     let mut products = Products::new(decoder.architecture(), rows);

@@ -20,7 +20,7 @@ pub fn run(args: &args::Perplexity, common: &args::Common) -> Result<()> {
         })?;
         let samples = SampleSet::load(&spec, &files, args.texts.format, args.texts.samples, args.texts.seed)?;
         let tokens = samples.tokenize(&tokenizer, Some(args.texts.max_length))?;
-        let loss = next_token_loss(&Cpu::default(), &checkpoint, &tokens.ids, &terminal)?;
+        let loss = next_token_loss(&Cpu::new(), &checkpoint, &tokens.ids, &terminal)?;
         if args.json {
             let value = json!({
                 "checkpoint": checkpoint.label(), "dataset": spec.name, "samples": tokens.ids.len(),

@@ -51,7 +51,7 @@ pub fn render(run: &Run) -> String {
         provenance::header(run, &title),
         "<main>\n".to_string(),
         warnings(run),
-        summary_section(&findings, run.blocks()),
+        summary_section(run, &findings),
         controls(run),
         charts(run),
         tables::weights(run),
@@ -89,11 +89,11 @@ fn warnings(run: &Run) -> String {
     )
 }
 
-fn summary_section(findings: &[Finding], blocks: usize) -> String {
+fn summary_section(run: &Run, findings: &[Finding]) -> String {
     let body = if findings.is_empty() {
         "<p>The run holds no measure that compares two models, so there is nothing to say on stability.</p>".to_string()
     } else {
-        let cards: String = findings.iter().map(|finding| finding_card(finding, blocks)).collect();
+        let cards: String = findings.iter().map(|finding| finding_card(run, finding)).collect();
         format!(
             "<div class=\"findings\">{cards}</div><details class=\"method\"><summary>How this was judged</summary><p>{METHOD}</p></details>"
         )
@@ -108,7 +108,8 @@ a stricter rule than a 5&nbsp;% test. The stretches are the contiguous blocks th
 blocks. They were found by looking at the curve, so read them as a description, not as a test. Hidden states add up from \
 block to block: a difference made early is still seen above.";
 
-fn finding_card(finding: &Finding, blocks: usize) -> String {
+fn finding_card(run: &Run, finding: &Finding) -> String {
+    let blocks = run.blocks();
     let line = |kind: &str, verdict, sentence: String| {
         let certainty = words::certainty(verdict);
         let class = certainty.split(' ').next().unwrap_or_default();
@@ -123,12 +124,16 @@ fn finding_card(finding: &Finding, blocks: usize) -> String {
         .find(|reading| reading.metric == "change_intensity_relative")
         .or(finding.readings.first());
     format!(
-        "<article class=\"finding\"><h3>{} <span class=\"against\">against {} on</span> {}</h3>{}{}{}{}</article>\n",
+        "<article class=\"finding\"><h3>{} <span class=\"against\">against {} on</span> {}</h3>{}{}{}{}{}</article>\n",
         escape(&finding.model),
         escape(&finding.reference),
         escape(&finding.dataset),
         line("sensitive", finding.sensitive, words::sensitive(finding, blocks)),
         line("stable", finding.stable, words::stable(finding, blocks)),
+        words::weights(run, &finding.model).map_or(String::new(), |text| format!(
+            "<p class=\"verdict\">{}</p>",
+            escape(&text)
+        )),
         strip.map(strip_chart).unwrap_or_default(),
         reading_table(finding),
     )

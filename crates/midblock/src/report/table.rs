@@ -27,6 +27,9 @@ pub fn table(run: &Run) -> String {
             words::sensitive(&finding, blocks),
             words::stable(&finding, blocks)
         );
+        if let Some(weights) = words::weights(run, &finding.model) {
+            out += &format!("  {weights}\n");
+        }
     }
     out
 }

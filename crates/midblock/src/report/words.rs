@@ -1,6 +1,7 @@
 //! A finding as sentences, the same on the page and in the terminal. Plain text: names are not escaped here.
 
 use super::summary::{Band, Finding, Reading, Stretch, Verdict};
+use crate::run::Run;
 use std::ops::RangeInclusive;
 
 /// How sure a sentence is, for a mark beside it.
@@ -25,6 +26,54 @@ pub(super) fn stable(finding: &Finding, blocks: usize) -> String {
     sentence(finding, blocks, finding.stable, "change least", |reading| {
         reading.stable_band
     })
+}
+
+/// In which blocks the variant's own weights differ, which hidden states alone cannot tell. `None` if the run has not
+/// measured weights.
+pub(super) fn weights(run: &Run, model: &str) -> Option<String> {
+    let changes = |metric: &str| -> Vec<(usize, f64)> {
+        let rows = run.records.iter().filter(|r| r.metric == metric && r.model == model);
+        rows.filter_map(|r| Some((r.layer, r.value?))).collect()
+    };
+    let all = changes("weight_change");
+    let changed: Vec<usize> = all
+        .iter()
+        .filter(|(_, change)| *change > 0.0)
+        .map(|(block, _)| *block)
+        .collect();
+    if all.is_empty() {
+        return None;
+    }
+    if changed.is_empty() {
+        return Some("No block's weights differ.".to_owned());
+    }
+    if changed.len() < all.len() {
+        let ranges = contiguous(&changed).iter().map(span).collect::<Vec<_>>().join(", ");
+        return Some(format!(
+            "Weights differ in blocks {ranges} only; what blocks above them show, they inherited."
+        ));
+    }
+    let relative = changes("weight_change_relative");
+    let most = relative.iter().max_by(|a, b| a.1.total_cmp(&b.1));
+    let most = most.map_or(String::new(), |(block, change)| {
+        format!(
+            ", relative to their size most in block {block} ({:.2}\u{a0}%)",
+            100.0 * change
+        )
+    });
+    Some(format!("Weights differ in every block{most}."))
+}
+
+/// Ascending numbers as ranges without gaps.
+fn contiguous(numbers: &[usize]) -> Vec<RangeInclusive<usize>> {
+    let mut ranges: Vec<RangeInclusive<usize>> = Vec::new();
+    for &number in numbers {
+        match ranges.last_mut() {
+            Some(last) if *last.end() + 1 == number => *last = *last.start()..=number,
+            _ => ranges.push(number..=number),
+        }
+    }
+    ranges
 }
 
 fn sentence(
@@ -204,5 +253,11 @@ mod tests {
             assert_eq!(number(value), expected);
         }
         assert_eq!(number(f64::INFINITY), "inf");
+    }
+
+    #[test]
+    fn ranges_have_no_gaps() {
+        assert_eq!(contiguous(&[1, 2, 4, 7, 8, 9]), [1..=2, 4..=4, 7..=9]);
+        assert!(contiguous(&[]).is_empty());
     }
 }
