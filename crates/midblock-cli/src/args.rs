@@ -1,7 +1,7 @@
 //! What can be typed. Help texts are these comments.
 
 use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 /// See where supervised fine-tuning changes a language model, layer by layer.
 ///
@@ -72,7 +72,7 @@ pub struct Analyze {
     /// `paper` reproduces the published scripts' numbers (no intervals), `default` measures as documented
     #[arg(long, default_value = "default")]
     pub protocol: midblock::metrics::Protocol,
-    /// Bootstrap resamples of each 95 % interval
+    /// Bootstrap resamples of each 95 % interval; 0 leaves intervals out
     #[arg(long, default_value_t = 200, value_name = "N")]
     pub resamples: usize,
     /// Folder of the run; must not exist yet, be empty, or be a run that --overwrite replaces
@@ -145,12 +145,12 @@ pub struct Bench {
     #[arg(long, value_name = "CHECKPOINT")]
     pub checkpoint: Option<String>,
     /// Sequences in the batch
-    #[arg(long, default_value_t = 4)]
-    pub batch: usize,
+    #[arg(long, default_value = "4")]
+    pub batch: NonZeroUsize,
     /// Tokens per sequence
-    #[arg(long, default_value_t = 128)]
-    pub length: usize,
+    #[arg(long, default_value = "128")]
+    pub length: NonZeroUsize,
     /// Steps timed after two that warm up
-    #[arg(long, default_value_t = 7)]
-    pub steps: usize,
+    #[arg(long, default_value = "7")]
+    pub steps: NonZeroUsize,
 }

@@ -37,10 +37,10 @@ pub fn run(args: &args::Bench, common: &args::Common) -> Result<()> {
     };
     let backend = Cpu::new();
     let decoder = Decoder::load(&backend, &checkpoint)?;
-    let rows = args.batch * args.length;
+    let rows = args.batch.get() * args.length.get();
     let mut products = Products::new(decoder.architecture(), rows);
     let mut forward = Forward::new(&backend, &decoder, args);
-    for round in 0..WARM_UP + args.steps {
+    for round in 0..WARM_UP + args.steps.get() {
         products.step(&backend, round >= WARM_UP);
         forward.step(round >= WARM_UP);
     }
@@ -48,7 +48,7 @@ pub fn run(args: &args::Bench, common: &args::Common) -> Result<()> {
         "checkpoint": checkpoint.label(),
         "threads": rayon::current_num_threads(),
         "rows": rows,
-        "steps": args.steps,
+        "steps": args.steps.get(),
         "products": products.report(),
         "forward": forward.report(decoder.architecture(), products.gemm_seconds_per_block()),
         "peak_rss_mib": midblock::run::peak_rss_bytes().map(|bytes| bytes >> 20),
@@ -163,18 +163,18 @@ impl<'a> Forward<'a> {
         let mut random = rng::stream(1, "bench", &[]);
         let vocab = decoder.architecture().vocab as u32;
         let sequence = |_| {
-            (0..args.length)
+            (0..args.length.get())
                 .map(|_| random.random_range(0..vocab))
                 .collect::<Vec<u32>>()
         };
-        let sequences: Vec<_> = (0..args.batch).map(sequence).collect();
+        let sequences: Vec<_> = (0..args.batch.get()).map(sequence).collect();
         let batch = Batch::new(&sequences);
         let scratch = Scratch::new(backend);
         Self {
             backend,
             decoder,
             batch,
-            length: args.length,
+            length: args.length.get(),
             scratch,
             seconds: Vec::new(),
             checksum: 0.0,

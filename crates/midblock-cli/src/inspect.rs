@@ -21,9 +21,7 @@ const TRAINING_ROWS: usize = 4 * 128;
 pub fn run(args: &args::Inspect, common: &args::Common) -> Result<()> {
     let checkpoint = checkpoint::open(&args.checkpoint, common)?;
     let architecture = Architecture::resolve(checkpoint.config())?;
-    for index in 0..architecture.blocks {
-        BlockTensors::read(&checkpoint, &architecture, index)?; // names and shapes of every block
-    }
+    BlockTensors::check_all(&checkpoint, &architecture)?;
     let value = describe(&checkpoint, &architecture)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&value)?);

@@ -14,6 +14,9 @@ use args::{Cli, Command};
 use clap::Parser;
 use std::process::ExitCode;
 
+/// More than any machine has cores; the system may refuse to start many more.
+const MOST_THREADS: usize = 1024;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(&cli) {
@@ -32,7 +35,10 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<()> {
     if let Some(threads) = cli.common.threads {
-        anyhow::ensure!(threads > 0, "--threads 0: at least one thread is needed");
+        anyhow::ensure!(
+            (1..=MOST_THREADS).contains(&threads),
+            "--threads {threads}: not from 1 to {MOST_THREADS}"
+        );
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
     progress::install_ctrl_c()?;

@@ -11,6 +11,11 @@ use serde_json::json;
 
 /// Prints one line (or JSON object) per data set.
 pub fn run(args: &args::Perplexity, common: &args::Common) -> Result<()> {
+    anyhow::ensure!(
+        args.texts.max_length > 1,
+        "--max-length {}: the first token of a text is not predicted\n  help: give at least 2",
+        args.texts.max_length
+    );
     let checkpoint = checkpoint::open(&args.checkpoint, common)?;
     let tokenizer = Tokenizer::load(checkpoint.tokenizer())?;
     let terminal = Terminal::new(common.quiet);

@@ -139,6 +139,15 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::MissingTensor`] or [`Error::TensorShape`].
     pub fn tensor_of(&self, name: &str, shape: &[usize], why: &str) -> Result<Tensor> {
+        self.check_shape(name, shape, why)?;
+        self.tensor(name)
+    }
+
+    /// Checks that a tensor is there and has the given shape, without touching its data.
+    ///
+    /// # Errors
+    /// As [`tensor_of`](Self::tensor_of).
+    pub fn check_shape(&self, name: &str, shape: &[usize], why: &str) -> Result<()> {
         let (_, got) = self.source.describe(name).ok_or_else(|| self.missing(name))?;
         if got != shape {
             return Err(Error::TensorShape {
@@ -149,7 +158,7 @@ impl Checkpoint {
                 why: why.to_owned(),
             });
         }
-        self.tensor(name)
+        Ok(())
     }
 
     fn missing(&self, name: &str) -> Error {

@@ -29,10 +29,34 @@ pub struct BlockTensors<'a> {
 }
 
 impl<'a> BlockTensors<'a> {
+    /// Checks names and shapes of all blocks without touching their data: a wrong last block is better known at once than
+    /// after the work on all others.
+    ///
+    /// # Errors
+    /// [`MissingTensor`](crate::Error::MissingTensor) or [`TensorShape`](crate::Error::TensorShape) for the first that is wrong.
+    pub fn check_all(checkpoint: &Checkpoint, architecture: &Architecture) -> Result<()> {
+        let shape = architecture.block_shape();
+        for index in 0..architecture.blocks {
+            let check = |part: &str, kind: &str, shape: &[usize]| {
+                checkpoint.check_shape(&parameter(index, part, kind), shape, shape_keys(part))
+            };
+            for &(part, size, bias) in &shape.linears {
+                check(part, "weight", &size)?;
+                if bias {
+                    check(part, "bias", &size[..1])?;
+                }
+            }
+            for &(part, len) in &shape.norms {
+                check(part, "weight", &[len])?;
+            }
+        }
+        Ok(())
+    }
+
     /// Looks up block `index`; shapes are checked, data is not read.
     pub fn read(checkpoint: &'a Checkpoint, architecture: &Architecture, index: usize) -> Result<Self> {
         let shape = architecture.block_shape();
-        let name = |part: &str, kind: &str| format!("model.layers.{index}.{part}.{kind}");
+        let name = |part: &str, kind: &str| parameter(index, part, kind);
         let linear = |&(part, [out, inp], bias): &(&str, [usize; 2], bool)| {
             let weight = name(part, "weight");
             Ok(LinearTensors {
@@ -66,6 +90,11 @@ impl<'a> BlockTensors<'a> {
         let other_deltas: Vec<_> = other.linears.iter().map(|l| l.delta).collect();
         deltas(self) == other_deltas && self.tensors().zip(other.tensors()).all(|(a, b)| a.same_values(b))
     }
+}
+
+/// Hugging Face name of a part's `weight` or `bias`.
+fn parameter(index: usize, part: &str, kind: &str) -> String {
+    format!("model.layers.{index}.{part}.{kind}")
 }
 
 /// The configuration keys a parameter's shape follows from, for error messages.

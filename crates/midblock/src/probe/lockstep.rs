@@ -47,13 +47,17 @@ impl<'a, B: Backend> Lockstep<'a, B> {
     ///
     /// # Errors
     /// [`Error::Mismatch`] if the participants do not have the same blocks, hidden size or vocabulary;
-    /// [`Error::Argument`] if a token id is outside of the vocabulary; whatever reading weights may raise.
+    /// [`Error::Argument`] if a token id is outside of the vocabulary; [`Error::MissingTensor`] or [`Error::TensorShape`] for
+    /// any block that is incomplete; whatever reading weights may raise.
     ///
     /// # Panics
     /// If there is no participant.
     pub fn new(backend: &'a B, participants: &'a [Participant<'a>], sequences: &[Vec<u32>]) -> Result<Self> {
         for other in &participants[1..] {
             check_same_shape(&participants[0], other)?;
+        }
+        for participant in participants {
+            BlockTensors::check_all(participant.checkpoint, &participant.architecture)?;
         }
         check_ids(&participants[0], sequences)?;
         let longest = sequences.iter().map(Vec::len).max().unwrap_or(0);

@@ -65,6 +65,9 @@ pub(super) fn footer(run: &Run) -> String {
     } else {
         format!(", {:.1} GiB", info.machine.memory_bytes as f64 / f64::from(1 << 30))
     };
+    let peak = info.peak_private_bytes.map_or("unknown".into(), |bytes| {
+        format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20))
+    });
     let facts = [
         ("midblock", escape(&info.midblock_version)),
         ("started", escape(&info.started_at)),
@@ -79,6 +82,7 @@ pub(super) fn footer(run: &Run) -> String {
             ),
         ),
         ("threads", info.threads.to_string()),
+        ("private memory, peak", peak),
         ("seeds", seeds.join(", ")),
     ];
     let facts: String = facts

@@ -355,6 +355,7 @@ mod tests {
             started_at: String::new(),
             finished_at: String::new(),
             timings: Vec::new(),
+            peak_private_bytes: None,
             warnings: Vec::new(),
         };
         Run {

@@ -38,6 +38,10 @@ pub struct RunInfo {
     pub finished_at: String,
     /// Where the time went, in order.
     pub timings: Vec<Phase>,
+    /// Largest private memory seen at the end of a phase; memory-mapped weights do not count. `None` where the system does
+    /// not say.
+    #[serde(default)]
+    pub peak_private_bytes: Option<u64>,
     /// What the user should know before trusting the numbers.
     pub warnings: Vec<String>,
 }

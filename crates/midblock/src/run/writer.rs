@@ -14,7 +14,8 @@ use std::{
 #[derive(Debug)]
 pub struct RunWriter {
     dir: PathBuf,
-    created: bool,
+    /// Folders that were not there before, the innermost first.
+    created: Vec<PathBuf>,
 }
 
 impl RunWriter {
@@ -48,11 +49,13 @@ impl RunWriter {
                 "name a new or empty folder",
             ));
         }
-        let created = !dir.exists();
-        fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        let is_new = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+        let created = dir.ancestors().take_while(is_new).map(Path::to_path_buf).collect();
+        let writer = Self { dir, created };
+        fs::create_dir_all(&writer.dir).map_err(Error::io("create", &writer.dir))?;
         // The disk may be read-only: say so now and not after hours of work.
-        tempfile::tempfile_in(&dir).map_err(Error::io("create a file in", &dir))?;
-        Ok(Self { dir, created })
+        tempfile::tempfile_in(&writer.dir).map_err(Error::io("create a file in", &writer.dir))?;
+        Ok(writer)
     }
 
     /// The folder.
@@ -68,7 +71,7 @@ impl RunWriter {
         let path = |name: &str| self.dir.join(name);
         // From here until the new DONE the folder mixes two runs: it must not pass for either.
         remove_if_there(&path(DONE))?;
-        self.created = false;
+        self.created.clear();
 
         let info =
             serde_json::to_vec_pretty(&run.info).map_err(|error| Error::io("write", path(RUN_JSON))(error.into()))?;
@@ -94,9 +97,9 @@ impl RunWriter {
 impl Drop for RunWriter {
     /// An abandoned claim leaves no empty folder behind.
     fn drop(&mut self) {
-        if self.created {
+        for folder in &self.created {
             // Fails if someone else has put a file there meanwhile, and then the folder is not ours to remove.
-            let _ = fs::remove_dir(&self.dir);
+            let _ = fs::remove_dir(folder);
         }
     }
 }
@@ -192,6 +195,7 @@ mod tests {
                 phase: "forward".into(),
                 seconds: 0.1,
             }],
+            peak_private_bytes: Some(1 << 30),
             warnings: vec!["N is small".into()],
         };
         let record = Record {
@@ -257,9 +261,14 @@ mod tests {
     #[test]
     fn an_abandoned_claim_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let dir = folder.path().join("out");
-        drop(RunWriter::create(&dir, false).unwrap());
-        assert!(!dir.exists());
+        let outer = folder.path().join("outer");
+        drop(RunWriter::create(outer.join("deep/out"), false).unwrap());
+        assert!(!outer.exists());
+
+        let claim = RunWriter::create(outer.join("deep/out"), false).unwrap();
+        fs::write(outer.join("notes.txt"), "of someone else").unwrap();
+        drop(claim);
+        assert_eq!(names(&outer), ["notes.txt"]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::{
 };
 use midblock_kernels::Backend;
 use rayon::prelude::*;
-use std::time::SystemTime;
+use std::{ops::RangeInclusive, time::SystemTime};
 
 /// Name of the base model in records.
 pub const BASE: &str = "base";
@@ -55,13 +55,16 @@ pub struct AnalyzeConfig {
     pub layers: Layers,
     /// How token states become one vector.
     pub pooling: Pooling,
-    /// Bootstrap resamples.
+    /// Bootstrap resamples; 0 leaves intervals out.
     pub resamples: usize,
     /// Seed of everything random; the same as in `metrics`.
     pub seed: u64,
     /// What is measured, and how.
     pub metrics: Options,
 }
+
+/// Resamples that give an interval: its ends are the outermost 2.5 %, and all of them are held in memory.
+const RESAMPLES: RangeInclusive<usize> = 20..=10_000;
 
 /// One data set, ready for the models.
 struct Texts {
@@ -81,6 +84,7 @@ pub fn analyze<B: Backend>(
     progress: &dyn Progress,
     on_transfer: OnTransfer<'_>,
 ) -> Result<Run> {
+    check_resamples(config.resamples)?;
     let started = SystemTime::now();
     let mut clock = Clock::default();
     let specs =
@@ -139,6 +143,19 @@ pub fn analyze<B: Backend>(
     clock.lap("hash inputs");
     let info = describe::run(config, models, datasets, block_tokens, warnings, clock, started);
     Ok(Run { info, records, weights })
+}
+
+fn check_resamples(resamples: usize) -> Result<()> {
+    if resamples == 0 || RESAMPLES.contains(&resamples) {
+        return Ok(());
+    }
+    let (fewest, most) = RESAMPLES.into_inner();
+    Err(Error::Argument {
+        what: "--resamples".to_owned(),
+        value: resamples.to_string(),
+        problem: format!("not from {fewest} to {most}"),
+        help: "200 is enough for most; 0 leaves intervals out".to_owned(),
+    })
 }
 
 struct Analysis<'a> {

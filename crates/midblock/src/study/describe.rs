@@ -76,6 +76,7 @@ pub(super) fn run(
             ));
         }
     }
+    let (timings, peak_private_bytes) = clock.finish();
     RunInfo {
         midblock_run_schema: run::SCHEMA,
         midblock_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -91,7 +92,8 @@ pub(super) fn run(
         machine: Machine::this(),
         started_at: run::timestamp_utc(started),
         finished_at: run::timestamp_utc(SystemTime::now()),
-        timings: clock.into_phases(),
+        timings,
+        peak_private_bytes,
         warnings,
     }
 }
