@@ -20,9 +20,9 @@ fn output(args: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_midblock"))
         .args(args)
         .output()
-        .unwrap();
+        .expect("the binary runs");
     assert!(output.status.success(), "midblock {args:?}");
-    String::from_utf8(output.stdout).unwrap()
+    String::from_utf8(output.stdout).expect("UTF-8")
 }
 
 /// The part of `text` from the line that begins with `heading` to the next heading of the second level.
