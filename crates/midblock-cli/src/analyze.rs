@@ -59,14 +59,11 @@ pub fn report(args: &args::Report) -> Result<()> {
 pub fn metrics() -> Result<()> {
     let mut out = std::io::stdout().lock();
     for metric in registry() {
-        let (low, high) = metric.range;
-        writeln!(
-            out,
-            "{} ({}), {}, in [{low}, {high}]",
-            metric.name,
-            metric.group.name(),
-            metric.unit
-        )?;
+        let range = metric.range_text();
+        let facts = [metric.group.name(), metric.unit, &range]
+            .into_iter()
+            .filter(|fact| !fact.is_empty());
+        writeln!(out, "{} ({})", metric.name, facts.collect::<Vec<_>>().join(", "))?;
         writeln!(out, "    {}\n    {}", metric.formula, metric.meaning)?;
     }
     Ok(())

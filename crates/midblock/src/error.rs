@@ -10,14 +10,14 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused to read or write something.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {reason}", path.display())]
     Io {
         /// What was attempted: "open", "create", …
         action: &'static str,
         /// On which file or folder.
         path: PathBuf,
-        /// The system's answer.
-        source: std::io::Error,
+        /// The system's answer; part of the message, so not a `source` that would repeat it.
+        reason: std::io::Error,
     },
 
     /// A file does not follow its format: truncated, lying about lengths, or not what its name says.
@@ -149,7 +149,7 @@ impl Error {
     /// An [`Error::Io`] for `map_err`.
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
-        move |source| Self::Io { action, path, source }
+        move |reason| Self::Io { action, path, reason }
     }
 
     /// An [`Error::Malformed`].

@@ -265,7 +265,7 @@ fn tokenizers() {
     };
     Attempt::with_variant(replace("\"a\":65,\"b\":66", "\"b\":65,\"a\":66")).refused(&[
         "tokenizer of base",
-        "token 65 is",
+        "token 65 is \"a\" against \"b\"",
         "v",
     ]);
     Attempt::with_variant(replace("\"individual_digits\":true", "\"individual_digits\":false"))

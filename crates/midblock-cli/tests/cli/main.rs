@@ -1,5 +1,7 @@
 //! The real binary, as a user and as an opponent meets it.
 
+#![allow(clippy::unwrap_used)] // how a test fails
+
 mod analyze;
 mod bad_input;
 mod interrupt;

@@ -351,9 +351,9 @@ fn common_tokenizer(participants: &[Participant<'_>], warnings: &mut Vec<String>
             return Err(Error::Mismatch {
                 left: format!("the tokenizer of {BASE}"),
                 right: format!("that of {}", variant.name),
-                what: difference,
-                left_value: tokenizer.vocab_size().to_string(),
-                right_value: own.vocab_size().to_string(),
+                what: difference.what,
+                left_value: difference.left,
+                right_value: difference.right,
                 help: "all models must see the same ids; use checkpoints that share a tokenizer".to_owned(),
             });
         }

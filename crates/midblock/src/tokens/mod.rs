@@ -10,4 +10,4 @@ mod tokenizer;
 
 pub use format::{Format, SkipReason};
 pub use sample::{MIN_SAMPLES, Sample, SampleSet, Skipped, TokenizedSet, select};
-pub use tokenizer::{Encoded, Tokenizer};
+pub use tokenizer::{Difference, Encoded, Tokenizer};

@@ -159,7 +159,7 @@ impl Tokenizer {
     }
 
     /// The first thing that makes `other` give other ids: the lowest token id that differs, else the first section.
-    pub fn first_difference(&self, other: &Self) -> Option<String> {
+    pub fn first_difference(&self, other: &Self) -> Option<Difference> {
         if self.fingerprint() == other.fingerprint() {
             return None;
         }
@@ -168,13 +168,43 @@ impl Tokenizer {
             let (left, right) = (self.inner.id_to_token(id), other.inner.id_to_token(id));
             if left != right {
                 let name = |token: Option<String>| token.map_or("absent".into(), |token| format!("{token:?}"));
-                return Some(format!("token {id} is {} against {}", name(left), name(right)));
+                return Some(Difference {
+                    what: format!("token {id}"),
+                    left: name(left),
+                    right: name(right),
+                });
             }
         }
-        let differing = SECTIONS
-            .iter()
-            .find(|name| canonical(&self.sections[*name]) != canonical(&other.sections[*name]));
-        differing.map(|name| format!("same tokens, but another `{name}` section in tokenizer.json"))
+        let texts = |name: &str| [self, other].map(|tokenizer| canonical(&tokenizer.sections[name]));
+        SECTIONS.iter().find_map(|name| {
+            let [left, right] = texts(name);
+            let what = format!("the `{name}` section of tokenizer.json");
+            (left != right).then(|| Difference {
+                what,
+                left: excerpt(&left),
+                right: excerpt(&right),
+            })
+        })
+    }
+}
+
+/// What sets two tokenizers apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// A token or a section.
+    pub what: String,
+    /// Its value in the first.
+    pub left: String,
+    /// Its value in the second.
+    pub right: String,
+}
+
+/// The beginning of a text that may be long.
+fn excerpt(text: &str) -> String {
+    const SHOWN: usize = 120;
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
@@ -381,28 +411,29 @@ pub(crate) mod tests {
             change(&mut other);
             let other = from_json(&other);
             assert_ne!(small().fingerprint(), other.fingerprint());
-            small().first_difference(&other).unwrap()
+            let Difference { what, left, right } = small().first_difference(&other).unwrap();
+            (what, left, right)
         };
+        let named = |what: &str, left: &str, right: &str| (what.to_owned(), left.to_owned(), right.to_owned());
         let renamed = difference(&|json| {
             let vocab = json["model"]["vocab"].as_object_mut().unwrap();
             vocab.remove("ll");
             vocab.insert("lo".into(), json!(257));
             json["model"]["merges"] = json!([["h", "e"], ["l", "o"]]);
         });
-        assert_eq!(renamed, "token 257 is \"ll\" against \"lo\"");
+        assert_eq!(renamed, named("token 257", "\"ll\"", "\"lo\""));
         let extra = difference(&|json| {
             let mut token = json["added_tokens"][1].clone();
             token["id"] = json!(261);
             token["content"] = json!("<pad>");
             json["added_tokens"].as_array_mut().unwrap().push(token);
         });
-        assert_eq!(extra, "token 261 is absent against \"<pad>\"");
+        assert_eq!(extra, named("token 261", "absent", "\"<pad>\""));
         let template = difference(&|json| json["post_processor"] = Value::Null);
-        assert_eq!(
-            template,
-            "same tokens, but another `post_processor` section in tokenizer.json"
-        );
+        assert_eq!(template.0, "the `post_processor` section of tokenizer.json");
+        assert_eq!(template.2, "null");
         let merges = difference(&|json| json["model"]["merges"] = json!([["h", "e"], ["l", "l"]]));
-        assert_eq!(merges, "same tokens, but another `model` section in tokenizer.json");
+        assert_eq!(merges.0, "the `model` section of tokenizer.json");
+        assert!(merges.1.len() < 400 && merges.1.ends_with('…'), "{}", merges.1);
     }
 }
