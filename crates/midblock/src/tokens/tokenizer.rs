@@ -4,7 +4,10 @@
 //! post-processor adds (BOS, EOS) still fits and is kept. Truncation and padding stored in the file are dropped, and so is
 //! BPE dropout: the same text gives the same ids every time.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use rayon::prelude::*;
 use serde_json::Value;
@@ -67,8 +70,7 @@ impl Tokenizer {
             *dropout = Value::Null;
         }
         let inner = tokenizers::Tokenizer::from_bytes(value.to_string()).map_err(|e| malformed(e.to_string()))?;
-        let mut written = serde_json::to_value(&inner).map_err(|e| malformed(e.to_string()))?;
-        let sections = SECTIONS.map(|name| (name, written[name].take())).into();
+        let sections = sections(&inner, &value).map_err(|e| malformed(e.to_string()))?;
         Ok(Self { path, inner, sections })
     }
 
@@ -163,8 +165,8 @@ impl Tokenizer {
         if self.fingerprint() == other.fingerprint() {
             return None;
         }
-        let last = self.max_id().max(other.max_id()).unwrap_or(0);
-        for id in 0..=last {
+        let ids = [self, other].map(|tokenizer| tokenizer.inner.get_vocab(true).into_values());
+        for id in ids.into_iter().flatten().collect::<BTreeSet<u32>>() {
             let (left, right) = (self.inner.id_to_token(id), other.inner.id_to_token(id));
             if left != right {
                 let name = |token: Option<String>| token.map_or("absent".into(), |token| format!("{token:?}"));
@@ -186,6 +188,35 @@ impl Tokenizer {
             })
         })
     }
+}
+
+/// The parts that decide ids, spelled in one way whatever wrote the file: as the library writes them, except for the model,
+/// which it would print warnings about (a vocabulary with gaps is common and harmless).
+fn sections(inner: &tokenizers::Tokenizer, file: &Value) -> serde_json::Result<BTreeMap<&'static str, Value>> {
+    let mut model = file["model"].clone();
+    if let Some(model) = model.as_object_mut() {
+        // what is off, and the type, are left out of older files
+        let is_off = |value: &Value| matches!(value, Value::Null | Value::Bool(false)) || value == "";
+        model.retain(|key, value| key != "type" && !is_off(value));
+    }
+    for merge in model
+        .get_mut("merges")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
+        if let Some((left, right)) = merge.as_str().and_then(|merge| merge.split_once(' ')) {
+            *merge = Value::from(vec![left, right]); // the older spelling
+        }
+    }
+    let parts = [
+        serde_json::to_value(inner.get_normalizer())?,
+        serde_json::to_value(inner.get_pre_tokenizer())?,
+        model,
+        serde_json::to_value(inner.get_added_vocabulary())?,
+        serde_json::to_value(inner.get_post_processor())?,
+    ];
+    Ok(SECTIONS.into_iter().zip(parts).collect())
 }
 
 /// What sets two tokenizers apart.
