@@ -82,7 +82,7 @@ pub(super) fn footer(run: &Run) -> String {
             ),
         ),
         ("threads", info.threads.to_string()),
-        ("private memory, peak", peak),
+        ("private memory after a phase, at most", peak),
         ("seeds", seeds.join(", ")),
     ];
     let facts: String = facts

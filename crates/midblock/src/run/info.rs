@@ -38,7 +38,8 @@ pub struct RunInfo {
     pub finished_at: String,
     /// Where the time went, in order.
     pub timings: Vec<Phase>,
-    /// Largest private memory seen at the end of a phase; memory-mapped weights do not count. `None` where the system does
+    /// Largest private memory seen at the end of a phase; what a phase frees before its end (the spectra of large weight
+    /// matrices) is not seen, memory-mapped weights do not count. `None` where the system does
     /// not say.
     #[serde(default)]
     pub peak_private_bytes: Option<u64>,
