@@ -51,14 +51,14 @@ impl<B: Backend> Ends<B> {
         ])
     }
 
-    /// h[0], (rows, D).
+    /// `h[0]`, (rows, D).
     pub fn embed(&self, backend: &B, batch: &Batch) -> B::Buffer {
         let mut hidden = backend.zeros(batch.rows() * self.hidden);
         backend.embed(&self.embedding, batch.ids(), &mut hidden);
         hidden
     }
 
-    /// The final norm of h[L], (rows, D).
+    /// The final norm of `h[L]`, (rows, D).
     pub fn final_norm(&self, backend: &B, hidden: &B::Buffer) -> B::Buffer {
         let mut normed = backend.zeros(backend.len(hidden));
         backend.rms_norm(hidden, &self.final_norm, self.eps, &mut normed);
@@ -122,7 +122,7 @@ impl<B: Backend> Decoder<B> {
         self.architecture.rope.table(self.architecture.head_dim, positions)
     }
 
-    /// Runs all blocks and returns h[L]; `tap` sees every h[l], `0 ≤ l ≤ L`, in order.
+    /// Runs all blocks and returns `h[L]`; `tap` sees every `h[l]`, `0 ≤ l ≤ L`, in order.
     pub fn forward(
         &self,
         backend: &B,

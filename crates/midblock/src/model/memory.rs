@@ -1,6 +1,8 @@
 //! How much memory work on a model takes, from its shape alone.
 //!
-//! Analysis is what the engine does today (checked against the measured peak in the benches). Training is arithmetic on the
+//! Analysis is what the engine does today: for SmolLM2-135M, base and adapter, 200 texts of 128 tokens, it says 266 MiB
+//! where a run's own sampling said 272 MiB. Weight metrics of dense changes come on top: about 16 bytes per element of the
+//! largest matrix. Training is arithmetic on the
 //! plan of the training engine: weights in their storage format stay memory-mapped unless they are trained, block inputs are
 //! kept and block interiors recomputed, AdamW keeps two f32 moments per trained parameter, gradients of full fine-tuning are
 //! consumed matrix by matrix.
@@ -13,12 +15,16 @@ use std::ops::Range;
 const F32: usize = 4;
 const F64: usize = 8;
 
+/// What a loaded tokenizer takes for each token of its vocabulary: strings, hash maps, merges, measured on SmolLM2.
+const TOKENIZER_BYTES_PER_TOKEN: usize = 1024;
+
 /// Private bytes of an analysis; memory-mapped weights are not private and not counted.
 pub fn analysis_bytes<B: Backend>(architecture: &Architecture, models: usize, texts: AnalysisSize) -> usize {
     let (n, d) = (texts.samples, architecture.hidden);
     let states = n * texts.tokens * d * F32;
     let capture = n * (1 + VIEWS) * d * F64 + texts.token_samples.min(n) * texts.tokens * d * F32;
-    models * (states + capture) + Scratch::<B>::bytes(architecture, 1024)
+    let tokenizer = architecture.vocab * TOKENIZER_BYTES_PER_TOKEN;
+    models * (states + capture + tokenizer) + Scratch::<B>::bytes(architecture, 1024)
 }
 
 /// Size of an analysis.

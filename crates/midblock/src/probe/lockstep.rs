@@ -173,7 +173,7 @@ impl<'a, B: Backend> Lockstep<'a, B> {
         Ok(())
     }
 
-    /// h[0] of every participant, shared where the embedding matrices are equal.
+    /// `h[0]` of every participant, shared where the embedding matrices are equal.
     fn embed(&mut self) -> Result<()> {
         let tables: Vec<Tensor> = self
             .participants

@@ -189,7 +189,7 @@ impl Analysis<'_> {
                 self.measure_layer(backend, &collector, &lockstep)?;
             }
             let Some(tensors) = lockstep.next_block()? else { break };
-            self.measure_weights(&tensors, lockstep.layer() + 1, blocks);
+            self.measure_weights(&tensors, lockstep.layer() + 1, blocks, progress)?;
             lockstep.advance(&tensors, progress)?;
             self.clock.lap("forward");
         }
@@ -266,13 +266,19 @@ impl Analysis<'_> {
         Ok(())
     }
 
-    fn measure_weights(&mut self, tensors: &[BlockTensors<'_>], block: usize, blocks: usize) {
+    fn measure_weights(
+        &mut self,
+        tensors: &[BlockTensors<'_>],
+        block: usize,
+        blocks: usize,
+        progress: &dyn Progress,
+    ) -> Result<()> {
         let options = &self.config.metrics;
         if !options.selected.needs(Needs::Weights) {
-            return;
+            return Ok(());
         }
         for (member, variant) in tensors.iter().enumerate().skip(1) {
-            let changes = block_changes(&tensors[0], variant, options);
+            let changes = block_changes(&tensors[0], variant, options, progress)?;
             let summary = measure_block(&changes, options);
             self.weights.extend(
                 changes
@@ -285,6 +291,7 @@ impl Analysis<'_> {
             self.records.extend(rows);
         }
         self.clock.lap("weights");
+        Ok(())
     }
 
     fn record(

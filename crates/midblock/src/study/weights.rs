@@ -1,9 +1,11 @@
 //! What a variant did to the weights of one block.
 
 use crate::{
+    Error, Result,
     checkpoint::Tensor,
     metrics::{Change, MatrixChange, Options, WeightPair, measure_matrix},
     model::BlockTensors,
+    progress::Progress,
 };
 use rayon::prelude::*;
 
@@ -11,12 +13,19 @@ use rayon::prelude::*;
 const PARALLEL_PARAMETERS: usize = 1 << 25;
 
 /// Measures every parameter of a block, norms and biases included.
+///
+/// # Errors
+/// [`Error::Interrupted`], asked before each parameter: large matrices take minutes.
 pub(super) fn block_changes(
     base: &BlockTensors<'_>,
     variant: &BlockTensors<'_>,
     options: &Options,
-) -> Vec<MatrixChange> {
-    let measure = |(before, after): &(Parameter<'_>, Parameter<'_>)| parameter_change(before, after, options);
+    progress: &dyn Progress,
+) -> Result<Vec<MatrixChange>> {
+    let measure = |(before, after): &(Parameter<'_>, Parameter<'_>)| match progress.cancelled() {
+        true => Err(Error::Interrupted),
+        false => Ok(parameter_change(before, after, options)),
+    };
     let pairs: Vec<_> = parameters(base).into_iter().zip(parameters(variant)).collect();
     let size: usize = pairs.iter().map(|(before, _)| before.tensor.len()).sum();
     if size <= PARALLEL_PARAMETERS {
