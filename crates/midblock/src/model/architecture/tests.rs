@@ -1,4 +1,5 @@
 use super::*;
+use proptest::prelude::*;
 use serde_json::json;
 
 fn resolve(value: Value) -> Result<Architecture> {
@@ -95,5 +96,43 @@ fn unsupported_values_name_the_key() {
     ] {
         let message = refused(extra);
         assert!(message.contains(&format!("`{key}`")), "{message}");
+    }
+}
+
+/// Values that configurations written by hand or by an opponent may hold.
+fn odd_value() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(|x| json!(x)),
+        "[a-z_]{0,12}".prop_map(Value::from),
+        proptest::collection::vec(any::<i32>(), 0..4).prop_map(|list| json!(list)),
+        ("linear|llama3|yarn|factors|default", any::<f64>()).prop_map(
+            |(kind, factor)| json!({"rope_type": kind, "factor": factor, "low_freq_factor": 1, "factors": [0]})
+        ),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_configuration_panics(
+        family in "llama|mistral|qwen2|qwen3|olmo2",
+        changes in proptest::collection::vec((0usize..16, odd_value()), 1..4),
+    ) {
+        const KEYS: [&str; 16] = [
+            "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+            "head_dim", "vocab_size", "max_position_embeddings", "rms_norm_eps", "rope_theta", "rope_scaling",
+            "rope_parameters", "sliding_window", "use_sliding_window", "layer_types", "tie_word_embeddings",
+        ];
+        let mut config = llama(json!({"model_type": family}));
+        for (key, value) in changes {
+            config[KEYS[key]] = value;
+        }
+        if let Ok(architecture) = resolve(config) {
+            prop_assert!(architecture.parameters() >= architecture.block_parameters());
+            prop_assert_eq!(architecture.windows.len(), architecture.blocks);
+        }
     }
 }
