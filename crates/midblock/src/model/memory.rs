@@ -1,7 +1,7 @@
 //! How much memory work on a model takes, from its shape alone.
 //!
 //! Analysis is what the engine does today: for SmolLM2-135M, base and adapter, 200 texts of 128 tokens, it says 266 MiB
-//! where a run's own sampling said 272 MiB. Weight metrics of dense changes come on top: about 16 bytes per element of the
+//! where a run's own sampling said 273 MiB. Weight metrics of dense changes come on top: about 16 bytes per element of the
 //! largest matrix. Training is arithmetic on the
 //! plan of the training engine: weights in their storage format stay memory-mapped unless they are trained, block inputs are
 //! kept and block interiors recomputed, AdamW keeps two f32 moments per trained parameter, gradients of full fine-tuning are
