@@ -171,7 +171,7 @@ impl<B: Backend> Block<B> {
             scale: 1.0 / (e as f32).sqrt(),
             window: self.window,
         };
-        backend.attention(&shape, q, k, v, y);
+        backend.attention(&shape, q, k, v, y, None);
     }
 
     /// `act(gate) · up` of `input` (or of `scratch.x`) → `scratch.gate` (rows, F).
