@@ -49,6 +49,8 @@ pub trait Backend: Send + Sync {
     fn resize(&self, buffer: &mut Self::Buffer, len: usize);
     /// Number of elements.
     fn len(&self, buffer: &Self::Buffer) -> usize;
+    /// Sets every element to zero.
+    fn clear(&self, x: &mut Self::Buffer);
     /// `out = x`.
     fn copy(&self, x: &Self::Buffer, out: &mut Self::Buffer);
     /// Makes a stored matrix usable. On the CPU this copies nothing.
@@ -71,7 +73,7 @@ pub trait Backend: Send + Sync {
     /// `out[i] = x[rows[i]]`, rows of `width` elements.
     fn gather_rows(&self, x: &Self::Buffer, rows: &[usize], width: usize, out: &mut Self::Buffer);
 
-    /// `out[rows[i]] = x[i]` and zero elsewhere; rows of `width` elements, each named at most once.
+    /// `out[rows[i]] = x[i]`, other rows unchanged; rows of `width` elements, each named at most once.
     fn scatter_rows(&self, x: &Self::Buffer, rows: &[usize], width: usize, out: &mut Self::Buffer);
 
     /// `out (+)= x · Wᵀ`: x (rows, in), W (out, in), out (rows, out).

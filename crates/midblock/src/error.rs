@@ -131,6 +131,28 @@ pub enum Error {
         sample: String,
     },
 
+    /// A loss or a gradient is NaN or infinite: training has diverged.
+    #[error(
+        "step {step}: {what} is {value} (samples {samples})\n  help: a lower learning rate, a longer warm-up or clipping may help; the last checkpoint is untouched"
+    )]
+    Diverged {
+        /// Step, from 1.
+        step: u64,
+        /// "the loss" or "the gradient norm".
+        what: &'static str,
+        /// NaN or ±∞.
+        value: f64,
+        /// `file:row` of the samples of the batch.
+        samples: String,
+    },
+
+    /// A parameter was selected to be trained, but nothing of the loss depends on it.
+    #[error("no gradient arrived at {parameters}, although selected to be trained")]
+    NoGradient {
+        /// Hugging Face names.
+        parameters: String,
+    },
+
     /// The caller asked to stop (Ctrl-C).
     #[error("interrupted")]
     Interrupted,

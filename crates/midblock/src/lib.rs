@@ -21,5 +21,6 @@ pub mod run;
 pub mod select;
 pub mod study;
 pub mod tokens;
+pub mod train;
 
 pub use error::{Error, Result};

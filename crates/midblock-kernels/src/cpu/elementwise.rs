@@ -75,6 +75,10 @@ pub(super) fn add_bias_backward(arch: Arch, dy: &[f32], d_bias: &mut [f32]) {
     });
 }
 
+pub(super) fn clear(x: &mut [f32]) {
+    x.par_chunks_mut(CHUNK).for_each(|x| x.fill(0.0));
+}
+
 pub(super) fn copy(x: &[f32], out: &mut [f32]) {
     zip_chunks(out, x, 1, |out, x| out.copy_from_slice(x));
 }

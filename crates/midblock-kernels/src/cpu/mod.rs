@@ -74,6 +74,10 @@ impl Backend for Cpu {
         buffer.len()
     }
 
+    fn clear(&self, x: &mut CpuBuffer) {
+        elementwise::clear(x);
+    }
+
     fn copy(&self, x: &CpuBuffer, out: &mut CpuBuffer) {
         shapes::same("copy", x.len(), out.len());
         elementwise::copy(x, out);

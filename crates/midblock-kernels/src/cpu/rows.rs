@@ -29,7 +29,6 @@ pub(super) fn gather(x: &[f32], rows: &[usize], width: usize, out: &mut [f32]) {
 }
 
 pub(super) fn scatter(x: &[f32], rows: &[usize], width: usize, out: &mut [f32]) {
-    out.par_chunks_mut(chunk(1)).for_each(|out| out.fill(0.0));
     for (x, &row) in x.chunks_exact(width).zip(rows) {
         out[row * width..][..width].copy_from_slice(x);
     }

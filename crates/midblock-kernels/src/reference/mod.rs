@@ -65,6 +65,10 @@ impl Backend for Reference {
         buffer.len()
     }
 
+    fn clear(&self, x: &mut Vec<f64>) {
+        x.fill(0.0);
+    }
+
     fn copy(&self, x: &Vec<f64>, out: &mut Vec<f64>) {
         shapes::same("copy", x.len(), out.len());
         out.copy_from_slice(x);
@@ -135,7 +139,6 @@ impl Backend for Reference {
 
     fn scatter_rows(&self, x: &Vec<f64>, rows: &[usize], width: usize, out: &mut Vec<f64>) {
         shapes::rows_of("scatter_rows", out.len(), rows, width, x.len());
-        out.fill(0.0);
         for (x, &row) in x.chunks_exact(width).zip(rows) {
             out[row * width..][..width].copy_from_slice(x);
         }

@@ -183,6 +183,9 @@ impl Backend for Mutant {
     fn cross_entropy(&self, x: &Buffer, head: &Self::Matrix, targets: &[u32]) -> Vec<f64> {
         self.cpu.cross_entropy(x, head, targets)
     }
+    fn clear(&self, x: &mut Buffer) {
+        self.cpu.clear(x);
+    }
     fn copy(&self, x: &Buffer, out: &mut Buffer) {
         self.cpu.copy(x, out);
     }
