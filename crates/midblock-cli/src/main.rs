@@ -5,6 +5,7 @@ mod args;
 mod bench;
 mod checkpoint;
 mod inspect;
+mod merge;
 mod perplexity;
 mod progress;
 mod quickstart;
@@ -47,6 +48,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Quickstart(args) => quickstart::run(args, &cli.common),
         Command::Inspect(args) => inspect::run(args, &cli.common),
         Command::Perplexity(args) => perplexity::run(args, &cli.common),
+        Command::Merge(args) => merge::run(args, &cli.common),
         Command::Report(args) => analyze::report(args),
         Command::Metrics => analyze::metrics(),
         Command::Bench(args) => bench::run(args, &cli.common),
