@@ -6,6 +6,7 @@
 
 mod atomic;
 pub mod checkpoint;
+pub mod config;
 pub mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -19,5 +20,6 @@ pub mod rng;
 pub mod run;
 pub mod study;
 pub mod tokens;
+pub mod train;
 
 pub use error::{Error, Result};
