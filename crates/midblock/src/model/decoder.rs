@@ -1,6 +1,9 @@
 //! Embedding, blocks, final norm and head.
 
-use super::{Architecture, Batch, Block, BlockTensors, Scratch};
+use super::{
+    Architecture, Batch, Block, BlockTensors, Scratch,
+    parameter::{EMBEDDING, FINAL_NORM, HEAD},
+};
 use crate::{
     Result,
     checkpoint::{Checkpoint, Tensor},
@@ -29,7 +32,7 @@ impl<B: Backend> Ends<B> {
             true => None,
             false => {
                 let why = "vocab_size, hidden_size; tie_word_embeddings is false";
-                Some(backend.matrix(checkpoint.tensor_of("lm_head.weight", &table, why)?.matrix()))
+                Some(backend.matrix(checkpoint.tensor_of(HEAD, &table, why)?.matrix()))
             }
         };
         Ok(Self {
@@ -46,8 +49,8 @@ impl<B: Backend> Ends<B> {
     pub fn tensors(checkpoint: &Checkpoint, architecture: &Architecture) -> Result<[Tensor; 2]> {
         let table = [architecture.vocab, architecture.hidden];
         Ok([
-            checkpoint.tensor_of("model.embed_tokens.weight", &table, "vocab_size, hidden_size")?,
-            checkpoint.tensor_of("model.norm.weight", &[architecture.hidden], "hidden_size")?,
+            checkpoint.tensor_of(EMBEDDING, &table, "vocab_size, hidden_size")?,
+            checkpoint.tensor_of(FINAL_NORM, &[architecture.hidden], "hidden_size")?,
         ])
     }
 

@@ -14,6 +14,7 @@ mod block;
 mod decoder;
 mod linear;
 pub mod memory;
+mod parameter;
 mod rope;
 mod tensors;
 
@@ -22,5 +23,6 @@ pub use batch::Batch;
 pub use block::{Block, Scratch};
 pub use decoder::{Decoder, Ends};
 pub use linear::Linear;
+pub use parameter::{Kind, ParameterId, Part};
 pub use rope::{Rope, RopeScaling};
 pub use tensors::{BlockTensors, LinearTensors};

@@ -1,6 +1,9 @@
 //! The parameters of one block as they lie in a checkpoint, before any device sees them.
 
-use super::Architecture;
+use super::{
+    Architecture,
+    parameter::{Kind, block_parameter},
+};
 use crate::{
     Result,
     checkpoint::{Checkpoint, LowRank, Tensor},
@@ -37,17 +40,17 @@ impl<'a> BlockTensors<'a> {
     pub fn check_all(checkpoint: &Checkpoint, architecture: &Architecture) -> Result<()> {
         let shape = architecture.block_shape();
         for index in 0..architecture.blocks {
-            let check = |part: &str, kind: &str, shape: &[usize]| {
-                checkpoint.check_shape(&parameter(index, part, kind), shape, shape_keys(part))
+            let check = |part: &str, kind: Kind, shape: &[usize]| {
+                checkpoint.check_shape(&block_parameter(index, part, kind), shape, shape_keys(part))
             };
             for &(part, size, bias) in &shape.linears {
-                check(part, "weight", &size)?;
+                check(part, Kind::Weight, &size)?;
                 if bias {
-                    check(part, "bias", &size[..1])?;
+                    check(part, Kind::Bias, &size[..1])?;
                 }
             }
             for &(part, len) in &shape.norms {
-                check(part, "weight", &[len])?;
+                check(part, Kind::Weight, &[len])?;
             }
         }
         Ok(())
@@ -56,18 +59,19 @@ impl<'a> BlockTensors<'a> {
     /// Looks up block `index`; shapes are checked, data is not read.
     pub fn read(checkpoint: &'a Checkpoint, architecture: &Architecture, index: usize) -> Result<Self> {
         let shape = architecture.block_shape();
-        let name = |part: &str, kind: &str| parameter(index, part, kind);
+        let name = |part: &str, kind: Kind| block_parameter(index, part, kind);
         let linear = |&(part, [out, inp], bias): &(&str, [usize; 2], bool)| {
-            let weight = name(part, "weight");
+            let weight = name(part, Kind::Weight);
             Ok(LinearTensors {
                 weight: checkpoint.tensor_of(&weight, &[out, inp], shape_keys(part))?,
                 bias: bias
-                    .then(|| checkpoint.tensor_of(&name(part, "bias"), &[out], shape_keys(part)))
+                    .then(|| checkpoint.tensor_of(&name(part, Kind::Bias), &[out], shape_keys(part)))
                     .transpose()?,
                 delta: checkpoint.adapter_for(&weight),
             })
         };
-        let norm = |&(part, len): &(&str, usize)| checkpoint.tensor_of(&name(part, "weight"), &[len], shape_keys(part));
+        let norm =
+            |&(part, len): &(&str, usize)| checkpoint.tensor_of(&name(part, Kind::Weight), &[len], shape_keys(part));
         Ok(Self {
             index,
             linears: shape.linears.iter().map(linear).collect::<Result<_>>()?,
@@ -90,11 +94,6 @@ impl<'a> BlockTensors<'a> {
         let other_deltas: Vec<_> = other.linears.iter().map(|l| l.delta).collect();
         deltas(self) == other_deltas && self.tensors().zip(other.tensors()).all(|(a, b)| a.same_values(b))
     }
-}
-
-/// Hugging Face name of a part's `weight` or `bias`.
-fn parameter(index: usize, part: &str, kind: &str) -> String {
-    format!("model.layers.{index}.{part}.{kind}")
 }
 
 /// The configuration keys a parameter's shape follows from, for error messages.
