@@ -138,6 +138,21 @@ pub enum Error {
         sample: String,
     },
 
+    /// A loss or gradient became NaN or infinite.
+    #[error(
+        "the {what} of step {step} is {value}: training diverged on {samples}\n  help: lower train.lr, add warm-up or clip harder; the last checkpoint is whole, so the run can go on from there with --resume"
+    )]
+    Diverged {
+        /// "loss", "gradient norm" or "evaluation loss".
+        what: &'static str,
+        /// NaN or ±∞.
+        value: f64,
+        /// 1 for the first step.
+        step: u64,
+        /// `file:row` of the sequences it was computed on.
+        samples: String,
+    },
+
     /// The caller asked to stop (Ctrl-C).
     #[error("interrupted")]
     Interrupted,

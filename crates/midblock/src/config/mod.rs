@@ -13,8 +13,7 @@ mod source;
 
 pub use overrides::Override;
 pub use schema::{
-    Adapt, AdaptKind, Config, Data, LossOn, Model, Objective, ObjectiveKind, Order, Output, PrefixCache, Scaling,
-    Select, Train,
+    Adapt, AdaptKind, Config, Data, Model, Objective, ObjectiveKind, Output, PrefixCache, Scaling, Select, Train,
 };
 pub use size::ByteSize;
 pub use source::DataSource;

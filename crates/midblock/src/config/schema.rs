@@ -4,7 +4,10 @@
 //! keys, or none; [`super::Config::load`] fills the former in, so that a resolved configuration says everything.
 
 use super::{ByteSize, DataSource};
-use crate::train::Shape;
+use crate::{
+    tokens::{Format, LossOn, Order},
+    train::Shape,
+};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -50,7 +53,7 @@ pub struct Data {
     pub eval_share: f64,
     /// How rows become samples; recognised by their fields if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub format: Option<String>,
+    pub format: Option<Format>,
     /// Which tokens are to be predicted: `answers` (default) or `all`.
     pub loss_on: LossOn,
     /// Tokens after which a sample is cut; 512 by default. The paper's runs take 128.
@@ -67,22 +70,11 @@ impl Default for Data {
             eval: Vec::new(),
             eval_share: 0.0,
             format: None,
-            loss_on: LossOn::Answers,
+            loss_on: LossOn::default(),
             max_length: 512,
             samples: None,
         }
     }
-}
-
-/// Which tokens are to be predicted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LossOn {
-    /// Those of the answers.
-    #[default]
-    Answers,
-    /// All but the first of a sample.
-    All,
 }
 
 /// `[select]`
@@ -190,7 +182,7 @@ pub struct Train {
     /// Tokens in a micro-batch, at most (a longer sample is a batch of its own). Not with `batch`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub batch_tokens: Option<usize>,
-    /// Order of the samples: `shuffled` (default), `file`, or `length` (shuffled, with similar lengths together).
+    /// Order of the samples: `shuffled` (default), `file`, or `length_buckets` (shuffled, with like lengths together).
     pub order: Order,
     /// Micro-batches in a step; 8 by default, as in the paper. The last step of an epoch may have fewer.
     pub accumulation: usize,
@@ -242,7 +234,7 @@ impl Default for Train {
             steps: None,
             batch: None,
             batch_tokens: None,
-            order: Order::Shuffled,
+            order: Order::default(),
             accumulation: 8,
             lr: 1e-4,
             schedule: Shape::Linear,
@@ -263,19 +255,6 @@ impl Default for Train {
             prefix_cache: PrefixCache::default(),
         }
     }
-}
-
-/// Order of the samples within an epoch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Order {
-    /// Drawn anew in every epoch.
-    #[default]
-    Shuffled,
-    /// As read.
-    File,
-    /// Drawn anew, with sequences of similar length in a batch.
-    Length,
 }
 
 /// `[train.prefix_cache]`
