@@ -4,6 +4,7 @@
 
 #![deny(unsafe_code)] // one documented exception: memory maps in `checkpoint`
 
+pub mod adapt;
 mod atomic;
 pub mod checkpoint;
 pub mod config;
@@ -18,6 +19,7 @@ pub mod progress;
 pub mod report;
 pub mod rng;
 pub mod run;
+pub mod select;
 pub mod study;
 pub mod tokens;
 pub mod train;

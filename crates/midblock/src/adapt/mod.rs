@@ -1,0 +1,244 @@
+//! How parameters move: a [`Recipe`] (full fine-tuning or LoRA, which blocks, which matrices) resolves to a [`Plan`], the
+//! explicit, sorted list of what will be trained.
+//!
+//! | recipe | trains |
+//! |---|---|
+//! | full, every block | every parameter of the model |
+//! | full, some blocks | all weights, biases and norms of these blocks, and what `extra` names |
+//! | LoRA | a pair A (R, in), B (out, R) for each chosen matrix: `W + s·B·A`; the rank differs between blocks |
+
+mod lora;
+mod peft;
+
+pub use lora::{LoraOptions, Scaling, initial_a};
+
+use crate::{
+    Error, Result,
+    model::{Architecture, Kind as ParameterKind, ParameterId, Part},
+    select::{Layers, Modules},
+};
+
+/// How parameters move.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kind {
+    /// The parameters themselves.
+    Full,
+    /// A low-rank change of them.
+    Lora(LoraOptions),
+}
+
+/// What to train, as a user says it.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// How.
+    pub kind: Kind,
+    /// In which blocks.
+    pub layers: Layers,
+    /// Which linear layers of these blocks. `None`: q, k, v and o for LoRA; for full fine-tuning everything in a block,
+    /// norms included.
+    pub modules: Option<Modules>,
+    /// Full names of parameters to train besides, such as `model.norm.weight`; full fine-tuning only.
+    pub extra: Vec<String>,
+    /// Seed of a random choice of blocks.
+    pub seed: u64,
+}
+
+/// What happens to one parameter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Move {
+    /// It is trained itself.
+    Full,
+    /// It gets a pair A (R, in), B (out, R) and becomes `W + s·B·A`.
+    Lora {
+        /// R.
+        rank: usize,
+        /// The numerator of s.
+        alpha: f64,
+        /// s.
+        scale: f32,
+        /// Probability that an element of the pair's input is dropped, in [0, 1).
+        dropout: f32,
+    },
+}
+
+/// One parameter that moves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// The weight; for full fine-tuning also a bias, a norm, the embedding or the head.
+    pub id: ParameterId,
+    /// Its shape: `[out, in]` or `[len]`.
+    pub shape: Vec<usize>,
+    /// How it moves.
+    pub how: Move,
+}
+
+impl Entry {
+    /// Numbers that are trained for it.
+    pub fn parameters(&self) -> usize {
+        match self.how {
+            Move::Full => self.shape.iter().product(),
+            Move::Lora { rank, .. } => rank * self.shape.iter().sum::<usize>(),
+        }
+    }
+}
+
+/// Everything that moves, explicitly.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// As the recipe said.
+    pub kind: Kind,
+    /// What moves, sorted by parameter; never empty.
+    pub entries: Vec<Entry>,
+    /// L: all blocks of the model, trained or not.
+    pub blocks: usize,
+}
+
+impl Plan {
+    /// Resolves a recipe for a model. `scores` holds a number for each block where
+    /// [`Layers::needs_scores`] says so.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if a choice matches nothing, names what is not there, or an option is out of range.
+    pub fn resolve(architecture: &Architecture, recipe: &Recipe, scores: Option<&[f64]>) -> Result<Self> {
+        let blocks = architecture.blocks;
+        let mut entries = match &recipe.kind {
+            Kind::Lora(options) => {
+                if let Some(name) = recipe.extra.first() {
+                    return Err(extra_error(
+                        name,
+                        "an adapter holds no parameters of the model itself",
+                        "use full fine-tuning",
+                    ));
+                }
+                options.check()?;
+                let ranks = recipe.layers.ranks(blocks, options.rank, recipe.seed, scores)?;
+                lora_entries(architecture, recipe.modules.as_ref(), options, &ranks)?
+            }
+            Kind::Full => {
+                let active = recipe.layers.active(blocks, recipe.seed, scores)?;
+                full_entries(architecture, recipe, &active)?
+            }
+        };
+        entries.sort_by_key(|entry| entry.id);
+        entries.dedup_by_key(|entry| entry.id);
+        let kind = recipe.kind.clone();
+        Ok(Self { kind, entries, blocks })
+    }
+
+    /// The lowest block whose input needs no gradient: backward stops here. L if only the final norm or the head moves.
+    pub fn first_block(&self) -> usize {
+        let first = |id: &ParameterId| match id {
+            ParameterId::Embedding => 0,
+            ParameterId::Block { block, .. } => *block,
+            ParameterId::FinalNorm | ParameterId::Head => self.blocks,
+        };
+        self.entries
+            .iter()
+            .map(|entry| first(&entry.id))
+            .min()
+            .unwrap_or(self.blocks)
+    }
+
+    /// Whether the embedding moves (and with it a tied head), so that backward goes through all blocks to their input.
+    pub fn trains_embedding(&self) -> bool {
+        self.entry(ParameterId::Embedding).is_some()
+    }
+
+    /// The entry of a parameter, if it moves.
+    pub fn entry(&self, id: ParameterId) -> Option<&Entry> {
+        let found = self.entries.binary_search_by_key(&id, |entry| entry.id);
+        found.ok().map(|index| &self.entries[index])
+    }
+
+    /// Numbers that are trained.
+    pub fn parameters(&self) -> usize {
+        self.entries.iter().map(Entry::parameters).sum()
+    }
+
+    /// Blocks in which something moves, sorted.
+    pub fn trained_blocks(&self) -> Vec<usize> {
+        let mut blocks: Vec<usize> = self.entries.iter().filter_map(|entry| entry.id.block()).collect();
+        blocks.dedup();
+        blocks
+    }
+}
+
+fn lora_entries(
+    architecture: &Architecture,
+    modules: Option<&Modules>,
+    options: &LoraOptions,
+    ranks: &[usize],
+) -> Result<Vec<Entry>> {
+    let active: Vec<usize> = (0..ranks.len()).filter(|&block| ranks[block] > 0).collect();
+    let default = Modules::attention();
+    let chosen = modules.unwrap_or(&default).resolve(architecture, &active)?;
+    let shape = architecture.block_shape();
+    let entry = |(block, part): (usize, Part)| Entry {
+        id: ParameterId::Block {
+            block,
+            part,
+            kind: ParameterKind::Weight,
+        },
+        shape: shape.linears[part as usize].1.to_vec(),
+        how: options.of_rank(ranks[block]),
+    };
+    Ok(chosen.into_iter().map(entry).collect())
+}
+
+fn full_entries(architecture: &Architecture, recipe: &Recipe, active: &[usize]) -> Result<Vec<Entry>> {
+    let entry = |(id, shape)| Entry {
+        id,
+        shape,
+        how: Move::Full,
+    };
+    let all = ParameterId::all(architecture);
+    let extra: Vec<ParameterId> = recipe
+        .extra
+        .iter()
+        .map(|name| extra_parameter(name, architecture))
+        .collect::<Result<_>>()?;
+    let modules = recipe
+        .modules
+        .as_ref()
+        .map(|modules| modules.resolve(architecture, active))
+        .transpose()?;
+    let whole_model = recipe.layers == Layers::All && modules.is_none();
+    let moves = |id: &ParameterId| match id {
+        ParameterId::Block { block, part, .. } => match &modules {
+            Some(chosen) => chosen.binary_search(&(*block, *part)).is_ok(),
+            None => active.binary_search(block).is_ok(),
+        },
+        _ => whole_model,
+    };
+    Ok(all
+        .into_iter()
+        .filter(|(id, _)| moves(id) || extra.contains(id))
+        .map(entry)
+        .collect())
+}
+
+fn extra_parameter(name: &str, architecture: &Architecture) -> Result<ParameterId> {
+    let id = ParameterId::parse(name, architecture);
+    let stored = id.filter(|id| ParameterId::all(architecture).iter().any(|(other, _)| other == id));
+    stored.ok_or_else(|| {
+        let tied = architecture.tied_head && name.starts_with("lm_head");
+        let help = if tied {
+            "its head is the embedding: name model.embed_tokens.weight"
+        } else {
+            "give a full name, such as model.norm.weight"
+        };
+        extra_error(name, "the model has no such parameter", help)
+    })
+}
+
+fn extra_error(name: &str, problem: &str, help: &str) -> Error {
+    Error::Argument {
+        what: "extra parameter".to_owned(),
+        value: name.to_owned(),
+        problem: problem.to_owned(),
+        help: help.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
