@@ -1,7 +1,11 @@
 //! What no type says: ranges, contradictions, and defaults that depend on other keys.
 
-use super::{AdaptKind, Config, Problem, Scaling};
-use crate::train::Shape;
+use super::{AdaptKind, Config, Problem};
+use crate::{
+    adapt::Scaling,
+    select::{Layers, Modules, Strategy},
+    train::Shape,
+};
 
 /// Finds everything that is wrong; of what is right, fills in the defaults. `origin` says where a key was given.
 pub(super) fn check(mut config: Config, origin: &dyn Fn(&str) -> Option<String>) -> Result<Config, Vec<Problem>> {
@@ -10,6 +14,7 @@ pub(super) fn check(mut config: Config, origin: &dyn Fn(&str) -> Option<String>)
         problems: Vec::new(),
     };
     data(&config, &mut found);
+    select(&config, &mut found);
     adapt(&config, &mut found);
     train(&config, &mut found);
     evaluation(&config, &mut found);
@@ -95,6 +100,29 @@ fn data(config: &Config, found: &mut Findings<'_>) {
         "0 or more and below 1",
     );
     found.exclusive(("data.eval_share", share > 0.0), ("data.eval", !data.eval.is_empty()));
+}
+
+fn select(config: &Config, found: &mut Findings<'_>) {
+    let select = &config.select;
+    let strategy = select.layers.as_ref().and_then(Layers::needs_scores);
+    let reads = strategy.and_then(Strategy::metric).is_some();
+    if reads && select.from.is_none() {
+        found.push(
+            "select.layers",
+            "it reads an analysis, and none is named",
+            "name a folder that `midblock analyze` wrote: --from DIR, or `from` in [select]",
+        );
+    }
+    if !reads && select.from.is_some() {
+        found.push("select.from", "this choice of blocks reads no analysis", "leave it out");
+    }
+    if config.adapt.kind == AdaptKind::Lora && !select.extra.is_empty() {
+        found.push(
+            "select.extra",
+            "an adapter holds no parameters of the model itself",
+            "leave it out, or use full fine-tuning",
+        );
+    }
 }
 
 fn adapt(config: &Config, found: &mut Findings<'_>) {
@@ -215,9 +243,18 @@ fn fill(config: &mut Config) {
     let adapt = &mut config.adapt;
     if adapt.kind == AdaptKind::Lora {
         let rank = *adapt.rank.get_or_insert(64);
-        adapt.alpha.get_or_insert(2.0 * rank as f64);
+        let scaling = *adapt.scaling.get_or_insert_default();
+        let per_alpha = if scaling == Scaling::Rslora {
+            (rank as f64).sqrt()
+        } else {
+            rank as f64
+        };
+        adapt.alpha.get_or_insert(2.0 * per_alpha);
         adapt.dropout.get_or_insert(0.05);
-        adapt.scaling.get_or_insert(Scaling::default());
+        config.select.layers.get_or_insert(Layers::Mid);
+        config.select.modules.get_or_insert_with(Modules::attention);
+    } else {
+        config.select.layers.get_or_insert(Layers::All);
     }
     let train = &mut config.train;
     if train.steps.is_none() {

@@ -12,9 +12,7 @@ mod size;
 mod source;
 
 pub use overrides::Override;
-pub use schema::{
-    Adapt, AdaptKind, Config, Data, Model, Objective, ObjectiveKind, Output, PrefixCache, Scaling, Select, Train,
-};
+pub use schema::{Adapt, AdaptKind, Config, Data, Model, Objective, ObjectiveKind, Output, PrefixCache, Select, Train};
 pub use size::ByteSize;
 pub use source::DataSource;
 

@@ -5,6 +5,8 @@
 
 use super::{ByteSize, DataSource};
 use crate::{
+    adapt::Scaling,
+    select::{Layers, Modules},
     tokens::{Format, LossOn, Order},
     train::Shape,
 };
@@ -78,29 +80,24 @@ impl Default for Data {
 }
 
 /// `[select]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Select {
-    /// Which blocks: `mid` (default), `segments:-1,107,107,107,-1`, `band:0.2-0.8`, `range:a..b`, `list:…`, `last:n`, `first:n`,
-    /// `freeze-first:ratio`, `all`, `random:k`, or a strategy that reads an analysis.
-    pub layers: String,
-    /// Which matrices of a block, by name or pattern; for LoRA `q_proj`, `k_proj`, `v_proj` and `o_proj` by default, for full
-    /// fine-tuning everything.
+    /// Which blocks: `mid` (default with LoRA), `all` (default with full fine-tuning), `segments:-1,107,107,107,-1`,
+    /// `band:0.2-0.8`, `range:a..b`, `list:…`, `last:n`, `first:n`, `freeze-first:ratio`, or `random`, `stable`, `gradient`,
+    /// `spectrum`, `cka` with `:n` or `:n%`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub modules: Option<Vec<String>>,
+    pub layers: Option<Layers>,
+    /// Which matrices of these blocks: names, `attention`, `mlp`, `all-linear` or patterns, separated by commas. `attention` by
+    /// default with LoRA; with full fine-tuning everything in a block, norms included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub modules: Option<Modules>,
+    /// Full names of parameters to train besides, such as `model.norm.weight`; with full fine-tuning only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub extra: Vec<String>,
     /// Folder of a finished analysis, for the strategies that read one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
-}
-
-impl Default for Select {
-    fn default() -> Self {
-        Self {
-            layers: "mid".into(),
-            modules: None,
-            from: None,
-        }
-    }
 }
 
 /// `[adapt]`
@@ -113,14 +110,15 @@ pub struct Adapt {
     /// it. 64 by default, as in the paper.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rank: Option<usize>,
-    /// LoRA's alpha; twice `rank` by default, which is the paper's 128 at rank 64.
+    /// LoRA's α at `rank`; the scaling's own by default: twice `rank`, which is the paper's 128 at rank 64, or with `rslora`
+    /// twice its root.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha: Option<f64>,
-    /// Share of a LoRA input that is dropped in training; 0.05 by default, as in the paper.
+    /// Share of the elements of a pair's input that is dropped in training; 0.05 by default, as in the paper.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dropout: Option<f64>,
-    /// Factor of ΔW in a block of rank r: `fixed-alpha` (default, alpha/r as in the paper), `fixed-ratio` (alpha/rank for every
-    /// r), `rslora` (alpha/√r).
+    /// Factor of B·A in a block of rank R: `fixed-alpha` (default, α/R as in the paper), `fixed-ratio` (α/rank for every R),
+    /// `rslora` (α/√R).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scaling: Option<Scaling>,
 }
@@ -134,19 +132,6 @@ pub enum AdaptKind {
     Lora,
     /// The parameters themselves.
     Full,
-}
-
-/// What LoRA's ΔW is multiplied with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Scaling {
-    /// alpha/r.
-    #[default]
-    FixedAlpha,
-    /// alpha/rank, the same whatever the rank of a block.
-    FixedRatio,
-    /// alpha/√r.
-    Rslora,
 }
 
 /// `[objective]`

@@ -1,4 +1,5 @@
 use super::*;
+use crate::select::Layers;
 
 /// The smallest complete file.
 const SMALL: &str = "[model]\nbase = \"./base\"\n[data]\ntrain = \"gsm8k=train.jsonl\"\n";
@@ -24,6 +25,11 @@ fn every_default_is_filled_in_and_a_resolved_file_reads_back_the_same() {
     assert_eq!(
         (train.epochs, train.steps, train.batch, train.warmup_steps),
         (Some(1), None, Some(4), Some(0))
+    );
+    let full = parse(SMALL, &["adapt.kind=full"]).unwrap();
+    assert_eq!(
+        (full.select.layers, full.select.modules, full.adapt.rank),
+        (Some(Layers::All), None, None)
     );
     let text = config.to_toml();
     for key in [
@@ -147,6 +153,24 @@ fn every_range_has_an_end() {
     assert!(text.contains("expected less than the 5"), "{text}");
     let text = message("[train]\nschedule = \"constant\"\nmin_lr_ratio = 0.1\n", &[]);
     assert!(text.contains("does not end lower"), "{text}");
+    for (sets, part) in [
+        (
+            ["select.layers=stable", "data.samples=3"],
+            "`select.layers`: it reads an analysis",
+        ),
+        (
+            ["select.layers=mid", "select.from=run"],
+            "`select.from`: this choice of blocks reads no",
+        ),
+        (
+            ["select.layers=mid", "select.extra=[\"model.norm.weight\"]"],
+            "`select.extra`: an adapter",
+        ),
+        (["select.layers=middle", "data.samples=3"], "`select.layers`"),
+    ] {
+        let text = message("", &sets);
+        assert!(text.contains(part), "{text}");
+    }
     let text = message("", &["data.eval_share=0.1", "train.patience=2"]);
     assert!(text.contains("give `train.eval_every`"), "{text}");
     let text = parse("", &[]).unwrap_err().to_string();
@@ -164,14 +188,17 @@ fn overrides_take_toml_values_and_text() {
         "train.betas=[0.8, 0.95]",
         "train.memory=2 GiB",
         "model.base=7",
-        "select.modules=[\"q_proj\"]",
+        "select.modules=q_proj,v_proj",
         "data.train=b=elsewhere.jsonl",
         "train.lr=5e-4",
     ];
     let config = parse(SMALL, &sets).unwrap();
     assert_eq!((config.train.lr, config.train.betas), (5e-4, [0.8, 0.95]));
     assert_eq!(
-        (config.select.layers.to_string().as_str(), config.model.base.as_str()),
+        (
+            config.select.layers.unwrap().to_string().as_str(),
+            config.model.base.as_str()
+        ),
         ("range:6..24", "7")
     );
     assert_eq!(config.train.memory, Some(ByteSize(2 << 30)));
