@@ -18,6 +18,7 @@ mod spec;
 mod tensor;
 
 pub use fingerprint::FileHash;
+pub(crate) use folder::{CHAT_TEMPLATE, TOKENIZER_CONFIG, read_config};
 pub use spec::HubId;
 pub use tensor::{Tensor, TensorSource};
 

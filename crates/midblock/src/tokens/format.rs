@@ -2,7 +2,7 @@
 //!
 //! | format | fields | text |
 //! |---|---|---|
-//! | `mmlu` | `question`, `choices` (list), `answer` (index or letter) | `Question: {q}\nA) … B) … C) … D) …\nAnswer: {letter}` |
+//! | `mmlu` | `question`, `choices` (list, or `{text, label}`), `answer` (index or letter) or `answerKey` | `Question: {q}\nA) … B) … C) … D) …\nAnswer: {letter}` |
 //! | `gsm8k` | `question`, `answer` | `Question: {q}\nAnswer: {a}` |
 //! | `wikitext` | `text` | the text, if it has 10 characters or more |
 //! | `ifeval` | `prompt` (`instruction_id_list` to be recognised) | the prompt |
@@ -11,20 +11,25 @@
 //! | `toxigen` | `text`, `generation` or `prompt` | the text, if it has 10 characters or more |
 //! | `text` | `text` | the text |
 //! | `messages` | `messages` or `prompt`, a list of `{role, content}` | all user turns, an empty line between them |
+//! | `sharegpt` | `conversations`, a list of `{from, value}` or `{role, content}` | the same |
+//! | `completion` | `prompt`, `completion`: texts, or lists of `{role, content}` | one after the other; of lists, the prompt's user turns |
+//! | `alpaca` | `instruction`, `input` (may be absent), `output`; or `instances` with the latter two | Alpaca's prompt and the output |
 //!
 //! Recognition looks at the fields of the first row ([`recognise`]). Characters are counted without surrounding white
 //! space; the text itself is used unchanged. A list may also be a string holding a JSON list, as in CSV cells. Source: "A
-//! Layer-wise Analysis of Supervised Fine-Tuning" (arXiv 2604.11838); `text` and `messages` are additions.
+//! Layer-wise Analysis of Supervised Fine-Tuning" (arXiv 2604.11838); `text` and those after it are additions. What is
+//! prompt and what is answer, for training, is in [`conversation`](super::conversation).
 
 use std::{fmt, str::FromStr};
 
 use serde_json::Value;
 
-use super::data::Row;
+use super::{
+    conversation::Conversation,
+    data::Row,
+    fields::{SkipReason, list, long_enough, present, text, type_name, value},
+};
 use crate::{Error, Result};
-
-/// `wikitext` and `toxigen` leave out texts with fewer characters than this.
-const MIN_CHARACTERS: usize = 10;
 
 /// How rows become text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -41,11 +46,14 @@ pub enum Format {
     Toxigen,
     Text,
     Messages,
+    Sharegpt,
+    Completion,
+    Alpaca,
 }
 
 impl Format {
     /// Every format, in the order of the table.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Mmlu,
         Self::Gsm8k,
         Self::Wikitext,
@@ -55,6 +63,9 @@ impl Format {
         Self::Toxigen,
         Self::Text,
         Self::Messages,
+        Self::Sharegpt,
+        Self::Completion,
+        Self::Alpaca,
     ];
 
     /// The name used in `--format` and in reports.
@@ -69,6 +80,9 @@ impl Format {
             Self::Toxigen => "toxigen",
             Self::Text => "text",
             Self::Messages => "messages",
+            Self::Sharegpt => "sharegpt",
+            Self::Completion => "completion",
+            Self::Alpaca => "alpaca",
         }
     }
 
@@ -83,19 +97,8 @@ impl Format {
     /// The reason why the row cannot be a sample.
     pub fn render(self, row: &Row) -> Result<String, SkipReason> {
         match self {
-            Self::Mmlu => mmlu(row),
-            Self::Gsm8k => Ok(format!(
-                "Question: {}\nAnswer: {}",
-                text(row, "question")?,
-                scalar(row, "answer")?
-            )),
             Self::Wikitext => long_enough(row, "text"),
             Self::Ifeval => text(row, "prompt").map(str::to_owned),
-            Self::Humaneval => Ok(format!(
-                "{}\n{}",
-                text(row, "prompt")?,
-                text(row, "canonical_solution")?
-            )),
             Self::MtBench => {
                 let field = present(row, &["turns", "conversations", "prompt"])?;
                 user_turns(row, field).map(|mut turns| turns.swap_remove(0))
@@ -103,6 +106,13 @@ impl Format {
             Self::Toxigen => long_enough(row, present(row, &["text", "generation", "prompt"])?),
             Self::Text => text(row, "text").map(str::to_owned),
             Self::Messages => Ok(user_turns(row, present(row, &["messages", "prompt"])?)?.join("\n\n")),
+            Self::Sharegpt => Ok(user_turns(row, "conversations")?.join("\n\n")),
+            Self::Mmlu | Self::Gsm8k | Self::Humaneval | Self::Completion | Self::Alpaca => {
+                match self.conversation(row, false)? {
+                    Conversation::Continued { prompt, completion } => Ok(prompt + &completion),
+                    _ => Ok(user_turns(row, "prompt")?.join("\n\n")),
+                }
+            }
         }
     }
 }
@@ -129,70 +139,32 @@ impl FromStr for Format {
     }
 }
 
-/// Why a row is not among the samples.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
-#[non_exhaustive]
-pub enum SkipReason {
-    /// None of the fields that may hold the text is there.
-    #[error("field `{}` is missing", fields.join("` or `"))]
-    Missing {
-        /// The fields that would do.
-        fields: Vec<&'static str>,
-    },
-    /// A field is null, or nothing but white space.
-    #[error("field `{field}` is empty")]
-    Empty {
-        /// The field.
-        field: &'static str,
-    },
-    /// A field holds another type than the format has there.
-    #[error("field `{field}` is {got}, expected {expected}")]
-    Type {
-        /// The field.
-        field: &'static str,
-        /// What the format has there.
-        expected: &'static str,
-        /// What is there.
-        got: &'static str,
-    },
-    /// A text below the format's minimum.
-    #[error("field `{field}` has {characters} characters, fewer than {MIN_CHARACTERS}")]
-    Short {
-        /// The field.
-        field: &'static str,
-        /// Its length without surrounding white space.
-        characters: usize,
-    },
-    /// The answer of a multiple-choice question is none of its choices.
-    #[error("field `answer` is {answer}, with {choices} choices")]
-    Answer {
-        /// The answer as written.
-        answer: String,
-        /// Number of choices.
-        choices: usize,
-    },
-    /// The tokenizer made nothing of the text.
-    #[error("no tokens")]
-    NoTokens,
-}
-
 /// What a field must hold for a format to be recognised.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Any,
     Text,
     Texts,
+    Object,
     Objects,
 }
 
 /// The declarative table of recognition: these fields, with these kinds, mean this format.
-const SIGNATURES: [(Format, &[(&str, Kind)]); 13] = [
+const SIGNATURES: [(Format, &[(&str, Kind)]); 19] = [
     (
         Format::Mmlu,
         &[
             ("question", Kind::Text),
             ("choices", Kind::Texts),
             ("answer", Kind::Any),
+        ],
+    ),
+    (
+        Format::Mmlu,
+        &[
+            ("question", Kind::Text),
+            ("choices", Kind::Object),
+            ("answerKey", Kind::Text),
         ],
     ),
     (Format::Gsm8k, &[("question", Kind::Text), ("answer", Kind::Any)]),
@@ -206,7 +178,7 @@ const SIGNATURES: [(Format, &[(&str, Kind)]); 13] = [
     ),
     (Format::MtBench, &[("turns", Kind::Texts)]),
     (Format::MtBench, &[("prompt", Kind::Texts)]),
-    (Format::MtBench, &[("conversations", Kind::Objects)]),
+    (Format::Sharegpt, &[("conversations", Kind::Objects)]),
     (Format::Toxigen, &[("text", Kind::Text), ("toxicity_human", Kind::Any)]),
     (Format::Toxigen, &[("text", Kind::Text), ("toxicity_ai", Kind::Any)]),
     (
@@ -216,6 +188,28 @@ const SIGNATURES: [(Format, &[(&str, Kind)]); 13] = [
     (Format::Text, &[("text", Kind::Text)]),
     (Format::Messages, &[("messages", Kind::Objects)]),
     (Format::Messages, &[("prompt", Kind::Objects)]),
+    (
+        Format::Completion,
+        &[("prompt", Kind::Objects), ("completion", Kind::Objects)],
+    ),
+    (
+        Format::Completion,
+        &[("prompt", Kind::Text), ("completion", Kind::Text)],
+    ),
+    (Format::Alpaca, &[("instruction", Kind::Text), ("output", Kind::Text)]),
+    // some copies hold the finished prompt too
+    (
+        Format::Alpaca,
+        &[
+            ("instruction", Kind::Text),
+            ("output", Kind::Text),
+            ("text", Kind::Text),
+        ],
+    ),
+    (
+        Format::Alpaca,
+        &[("instruction", Kind::Text), ("instances", Kind::Objects)],
+    ),
 ];
 
 /// The format of the data set called `name`, by the fields of its first row.
@@ -271,96 +265,10 @@ fn has(row: &Row, (field, kind): &(&str, Kind)) -> bool {
     row.get(*field).is_some_and(|value| match kind {
         Kind::Any => true,
         Kind::Text => value.is_string(),
+        Kind::Object => value.is_object(),
         Kind::Texts => list(value).is_some_and(|items| !items.is_empty() && items.iter().all(Value::is_string)),
         Kind::Objects => list(value).is_some_and(|items| !items.is_empty() && items.iter().all(Value::is_object)),
     })
-}
-
-/// The first of `fields` that the row has.
-fn present(row: &Row, fields: &[&'static str]) -> Result<&'static str, SkipReason> {
-    let found = fields.iter().find(|field| row.contains_key(**field));
-    found.copied().ok_or_else(|| SkipReason::Missing {
-        fields: fields.to_vec(),
-    })
-}
-
-fn value<'a>(row: &'a Row, field: &'static str) -> Result<&'a Value, SkipReason> {
-    match row.get(field) {
-        None => Err(SkipReason::Missing { fields: vec![field] }),
-        Some(Value::Null) => Err(SkipReason::Empty { field }),
-        Some(value) => Ok(value),
-    }
-}
-
-fn text<'a>(row: &'a Row, field: &'static str) -> Result<&'a str, SkipReason> {
-    match value(row, field)? {
-        Value::String(text) if text.trim().is_empty() => Err(SkipReason::Empty { field }),
-        Value::String(text) => Ok(text),
-        other => Err(SkipReason::Type {
-            field,
-            expected: "a text",
-            got: type_name(other),
-        }),
-    }
-}
-
-/// A text or a number, as text.
-fn scalar(row: &Row, field: &'static str) -> Result<String, SkipReason> {
-    match value(row, field)? {
-        Value::Number(number) => Ok(number.to_string()),
-        _ => text(row, field).map(str::to_owned),
-    }
-}
-
-fn long_enough(row: &Row, field: &'static str) -> Result<String, SkipReason> {
-    let text = text(row, field)?;
-    match text.trim().chars().count() {
-        characters if characters < MIN_CHARACTERS => Err(SkipReason::Short { field, characters }),
-        _ => Ok(text.to_owned()),
-    }
-}
-
-/// A JSON list, or a text that holds one.
-fn list(value: &Value) -> Option<std::borrow::Cow<'_, [Value]>> {
-    match value {
-        Value::Array(items) => Some(items.into()),
-        Value::String(text) if text.trim_start().starts_with('[') => {
-            serde_json::from_str::<Vec<Value>>(text).ok().map(Into::into)
-        }
-        _ => None,
-    }
-}
-
-fn mmlu(row: &Row) -> Result<String, SkipReason> {
-    const EXPECTED: &str = "a list of 2 to 26 texts";
-    let question = text(row, "question")?;
-    let choices = value(row, "choices")?;
-    let wrong = |got| SkipReason::Type {
-        field: "choices",
-        expected: EXPECTED,
-        got,
-    };
-    let items = list(choices).ok_or_else(|| wrong(type_name(choices)))?;
-    let texts: Option<Vec<&str>> = items.iter().map(Value::as_str).collect();
-    let texts = texts.ok_or_else(|| wrong("a list of something else"))?;
-    if !(2..=26).contains(&texts.len()) {
-        return Err(wrong("a list of another length"));
-    }
-    let answer = scalar(row, "answer")?;
-    let outside = || SkipReason::Answer {
-        answer: answer.clone(),
-        choices: texts.len(),
-    };
-    let index = match answer.trim().as_bytes() {
-        [letter @ b'A'..=b'Z'] => usize::from(letter - b'A'),
-        _ => answer.trim().parse().map_err(|_| outside())?,
-    };
-    let options: Vec<String> = ('A'..='Z')
-        .zip(&texts)
-        .map(|(letter, text)| format!("{letter}) {text}"))
-        .collect();
-    let letter = ('A'..='Z').take(texts.len()).nth(index).ok_or_else(outside)?;
-    Ok(format!("Question: {question}\n{}\nAnswer: {letter}", options.join(" ")))
 }
 
 /// The user's turns in a list of texts (each is the user's), of `{role, content}` or of
@@ -394,18 +302,6 @@ fn user_turns(row: &Row, field: &'static str) -> Result<Vec<String>, SkipReason>
         return Err(SkipReason::Empty { field });
     }
     Ok(turns)
-}
-
-/// The type of a JSON value, with its article.
-pub(super) fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
 }
 
 #[cfg(test)]
@@ -470,7 +366,7 @@ mod tests {
                 Format::MtBench,
                 "one",
             ),
-            (json!({"conversations": turns}), Format::MtBench, "one"),
+            (json!({"conversations": turns}), Format::Sharegpt, "one"),
             (
                 json!({"text": "ten or more", "toxicity_human": 1.0}),
                 Format::Toxigen,

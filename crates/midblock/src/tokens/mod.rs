@@ -4,14 +4,23 @@
 //! ([`TokenizedSet`]). A row that cannot become a sample is a [`Skipped`] with a reason; none is dropped silently.
 
 mod batches;
+pub mod conversation;
 pub mod data;
+mod fields;
 pub mod format;
+mod mask;
 mod sample;
+mod special;
+mod template;
 mod tokenizer;
 mod training;
 
 pub use batches::{BatchPlan, Grouping, Order};
-pub use format::{Format, SkipReason};
+pub use conversation::Conversation;
+pub use fields::SkipReason;
+pub use format::Format;
 pub use sample::{MIN_SAMPLES, Sample, SampleSet, Skipped, TokenizedSet, select};
-pub use tokenizer::{Difference, Encoded, Tokenizer};
+pub use special::SpecialToken;
+pub use template::ChatTemplate;
+pub use tokenizer::{Difference, Encoded, Token, Tokenizer};
 pub use training::{LossOn, TrainingFormatOptions, TrainingSample, TrainingSet};

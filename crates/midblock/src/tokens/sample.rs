@@ -79,18 +79,18 @@ pub fn select(samples: impl IntoIterator<Item = Sample>, n: usize, seed: u64) ->
 }
 
 /// The `n` samples with the smallest keys so far.
-struct Selection {
+pub(super) struct Selection<T> {
     n: usize,
     offered: usize,
     rng: rand_chacha::ChaCha8Rng,
     /// Keys (with the position, so that they are unique), largest on top.
     keys: BinaryHeap<(u64, usize)>,
     /// By position.
-    kept: BTreeMap<usize, Sample>,
+    kept: BTreeMap<usize, T>,
 }
 
-impl Selection {
-    fn new(n: usize, seed: u64) -> Self {
+impl<T> Selection<T> {
+    pub(super) fn new(n: usize, seed: u64) -> Self {
         let rng = rng::stream(seed, "select", &[]);
         Self {
             n,
@@ -101,7 +101,7 @@ impl Selection {
         }
     }
 
-    fn offer(&mut self, sample: Sample) {
+    pub(super) fn offer(&mut self, sample: T) {
         let position = self.offered;
         self.offered += 1;
         let key = (self.rng.next_u64(), position);
@@ -116,7 +116,7 @@ impl Selection {
         self.kept.insert(position, sample);
     }
 
-    fn finish(self) -> Vec<Sample> {
+    pub(super) fn finish(self) -> Vec<T> {
         self.kept.into_values().collect()
     }
 }

@@ -6,14 +6,19 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    ops::Range,
+    path::{Path, PathBuf},
 };
 
 use rayon::prelude::*;
 use serde_json::Value;
 use tokenizers::{Encoding, PostProcessor, TruncationDirection};
 
-use crate::{Error, Result, checkpoint::TokenizerSource};
+use super::special::{self, SpecialToken};
+use crate::{
+    Error, Result,
+    checkpoint::{Checkpoint, TokenizerSource},
+};
 
 /// The parts of a `tokenizer.json` that decide ids, in the order in which differences are reported.
 const SECTIONS: [&str; 5] = ["normalizer", "pre_tokenizer", "model", "added_tokens", "post_processor"];
@@ -27,16 +32,39 @@ pub struct Encoded {
     pub truncated: bool,
 }
 
+/// One token of a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Its id.
+    pub id: u32,
+    /// The bytes of the text that it stands for; of a character in several tokens, each has all of it. Empty for what the
+    /// post-processor adds.
+    pub bytes: Range<usize>,
+}
+
 /// A loaded tokenizer.
 pub struct Tokenizer {
     path: PathBuf,
     inner: tokenizers::Tokenizer,
     /// The sections that decide ids, as the library writes them, so that versions of the file format do not matter.
     sections: BTreeMap<&'static str, Value>,
+    bos: Option<SpecialToken>,
+    eos: Option<SpecialToken>,
 }
 
 impl Tokenizer {
-    /// Loads the tokenizer of a checkpoint.
+    /// Loads the tokenizer of a checkpoint, and which of its tokens begin and end a text.
+    ///
+    /// # Errors
+    /// Those of [`load`](Self::load), or if the checkpoint names tokens that the tokenizer does not have.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
+        let mut tokenizer = Self::load(checkpoint.tokenizer())?;
+        tokenizer.bos = special::find(checkpoint, &tokenizer, "bos")?;
+        tokenizer.eos = special::find(checkpoint, &tokenizer, "eos")?;
+        Ok(tokenizer)
+    }
+
+    /// Loads a tokenizer alone: [`bos`](Self::bos) and [`eos`](Self::eos) are not known.
     ///
     /// # Errors
     /// If there is none, or it is not a `tokenizer.json` that the `tokenizers` library understands.
@@ -69,9 +97,18 @@ impl Tokenizer {
         if let Some(dropout) = object.get_mut("model").and_then(|model| model.get_mut("dropout")) {
             *dropout = Value::Null;
         }
+        if let Some(processor) = object.get_mut("post_processor") {
+            keep_white_space(processor);
+        }
         let inner = tokenizers::Tokenizer::from_bytes(value.to_string()).map_err(|e| malformed(e.to_string()))?;
         let sections = sections(&inner, &value).map_err(|e| malformed(e.to_string()))?;
-        Ok(Self { path, inner, sections })
+        Ok(Self {
+            path,
+            inner,
+            sections,
+            bos: None,
+            eos: None,
+        })
     }
 
     /// Ids of `text`, at most `max_length` of them, special tokens included.
@@ -95,8 +132,7 @@ impl Tokenizer {
     }
 
     fn encode_one(&self, text: &str, max_length: Option<usize>) -> Result<Encoded> {
-        let failed =
-            |e: tokenizers::Error| Error::malformed(&self.path, "tokenizer.json", format!("cannot encode: {e}"));
+        let failed = |e: tokenizers::Error| self.cannot_encode(&e);
         let mut encoding: Encoding = self.inner.encode_fast(text, false).map_err(failed)?;
         let mut truncated = false;
         if let Some(max_length) = max_length {
@@ -110,6 +146,62 @@ impl Tokenizer {
             ids: encoding.get_ids().to_vec(),
             truncated,
         })
+    }
+
+    /// The tokens of `text` and where in it they are, with what the post-processor adds if `special`.
+    ///
+    /// # Errors
+    /// If the tokenizer has no token for a character and no unknown token either.
+    pub fn tokens(&self, text: &str, special: bool) -> Result<Vec<Token>> {
+        let encoding = self.inner.encode(text, special).map_err(|e| self.cannot_encode(&e))?;
+        let mut end = 0;
+        let tokens = encoding
+            .get_ids()
+            .iter()
+            .zip(encoding.get_offsets())
+            .zip(encoding.get_special_tokens_mask());
+        Ok(tokens
+            .map(|((&id, &(from, to)), &added)| {
+                let bytes = if added == 1 { end..end } else { from..to };
+                end = bytes.end;
+                Token { id, bytes }
+            })
+            .collect())
+    }
+
+    /// The token that begins a text, if the checkpoint names one.
+    pub fn bos(&self) -> Option<&SpecialToken> {
+        self.bos.as_ref()
+    }
+
+    /// The token that ends a text, if the checkpoint names one.
+    pub fn eos(&self) -> Option<&SpecialToken> {
+        self.eos.as_ref()
+    }
+
+    /// The file that the tokenizer comes from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The id of a token.
+    pub fn id_of(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// How the token `id` is written in the vocabulary.
+    pub fn text_of(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// Whether `id` is a token that marks something, such as the end of a turn, rather than text.
+    pub fn is_special(&self, id: u32) -> bool {
+        let added = self.inner.get_added_vocabulary().get_added_tokens_decoder();
+        added.get(&id).is_some_and(|token| token.special) || self.eos.as_ref().is_some_and(|eos| eos.id == id)
+    }
+
+    fn cannot_encode(&self, error: &tokenizers::Error) -> Error {
+        Error::malformed(&self.path, "tokenizer.json", format!("cannot encode: {error}"))
     }
 
     /// Tokens of text that fit beside the special tokens.
@@ -188,6 +280,15 @@ impl Tokenizer {
             })
         })
     }
+}
+
+/// Turns off what makes a post-processor leave white space out of the places it reports; ids do not depend on it.
+fn keep_white_space(processor: &mut Value) {
+    if let Some(trim) = processor.get_mut("trim_offsets") {
+        *trim = Value::Bool(false);
+    }
+    let parts = processor.get_mut("processors").and_then(Value::as_array_mut);
+    parts.into_iter().flatten().for_each(keep_white_space);
 }
 
 /// The parts that decide ids, spelled in one way whatever wrote the file: as the library writes them, except for the model,

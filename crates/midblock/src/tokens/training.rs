@@ -1,8 +1,16 @@
 //! Data to train on: for each sequence its ids, and which of them the model is to learn to predict.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, mem, path::PathBuf, str::FromStr, sync::Arc};
 
-use super::{Format, Skipped};
+use rayon::prelude::*;
+
+use super::{
+    ChatTemplate, Conversation, Format, Skipped, Tokenizer,
+    data::{DataFile, DataSpec, read_rows},
+    format::recognise,
+    mask::Encoder,
+    sample::Selection,
+};
 use crate::{Error, Result};
 
 /// Which tokens are in the loss.
@@ -60,7 +68,7 @@ pub struct TrainingFormatOptions {
 /// One sequence to train on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrainingSample {
-    /// `file:row`.
+    /// `file:row`; `file:row/n` for answer n of a conversation that its template splits.
     pub id: String,
     /// Token ids, (T); at least 2.
     pub ids: Vec<u32>,
@@ -96,7 +104,132 @@ pub struct TrainingSet {
     pub truncated: usize,
 }
 
+/// A row that is to be tokenised.
+struct Pending {
+    file: Arc<str>,
+    row: usize,
+    conversation: Conversation,
+}
+
 impl TrainingSet {
+    /// Reads the `files` of a data set ([`resolve`](super::data::resolve)). The first row decides the format if none is
+    /// given; `template` is used for the formats that are conversations. Rows are streamed: what is kept is tokenised in
+    /// parallel, a few thousand at a time.
+    ///
+    /// # Errors
+    /// If a file cannot be read, the format is not clear, the tokenizer or the lack of a template stands in the way, or no
+    /// row is left to train on.
+    pub fn load(
+        spec: &DataSpec,
+        files: &[DataFile],
+        options: &TrainingFormatOptions,
+        tokenizer: &Tokenizer,
+        template: Option<&ChatTemplate>,
+    ) -> Result<Self> {
+        const TOGETHER: usize = 4096;
+        let encoder = Encoder {
+            tokenizer,
+            template,
+            loss_on: options.loss_on,
+            max_length: options.max_length,
+        };
+        let mut format = options.format;
+        let mut set = Self {
+            name: spec.name.clone(),
+            format: Format::Text,
+            path: spec.source.clone(),
+            files: files.iter().map(|file| file.path.clone()).collect(),
+            total_rows: 0,
+            samples: Vec::new(),
+            skipped: Vec::new(),
+            truncated: 0,
+        };
+        let mut selection = options.samples.map(|n| Selection::new(n, options.seed));
+        let mut pending = Vec::new();
+        for DataFile { label, path } in files {
+            read_rows(path, &mut |row, fields| {
+                set.total_rows += 1;
+                let format = match format {
+                    Some(format) => format,
+                    None => *format.insert(recognise(&spec.name, &fields)?),
+                };
+                let file = label.clone();
+                match format.conversation(&fields, template.is_some()) {
+                    Err(reason) => set.skipped.push(Skipped { file, row, reason }),
+                    Ok(conversation) => {
+                        let row = Pending {
+                            file,
+                            row,
+                            conversation,
+                        };
+                        match &mut selection {
+                            Some(selection) => selection.offer(row),
+                            None => pending.push(row),
+                        }
+                    }
+                }
+                if pending.len() == TOGETHER {
+                    set.add(&encoder, mem::take(&mut pending))?;
+                }
+                Ok(())
+            })?;
+        }
+        pending.extend(selection.into_iter().flat_map(Selection::finish));
+        set.add(&encoder, pending)?;
+        set.format = format.unwrap_or(set.format);
+        set.check(spec)?;
+        Ok(set)
+    }
+
+    /// Tokenises rows and keeps them in their order.
+    fn add(&mut self, encoder: &Encoder<'_>, rows: Vec<Pending>) -> Result<()> {
+        let encoded: Vec<_> = rows.par_iter().map(|row| encoder.encode(&row.conversation)).collect();
+        for (Pending { file, row, .. }, encoded) in rows.into_iter().zip(encoded) {
+            let sequences = match encoded? {
+                Ok(sequences) => sequences,
+                Err(reason) => {
+                    self.skipped.push(Skipped { file, row, reason });
+                    continue;
+                }
+            };
+            let several = sequences.len() > 1;
+            for (i, sequence) in sequences.into_iter().enumerate() {
+                self.truncated += usize::from(sequence.truncated);
+                self.samples.push(TrainingSample {
+                    id: if several {
+                        format!("{file}:{row}/{}", i + 1)
+                    } else {
+                        format!("{file}:{row}")
+                    },
+                    ids: sequence.ids,
+                    trained: sequence.trained,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, spec: &DataSpec) -> Result<()> {
+        if !self.samples.is_empty() {
+            return Ok(());
+        }
+        let problem = match self.skipped.first() {
+            Some(first) => format!(
+                "none of its {} rows can be trained on; {} skipped, first {first}",
+                self.total_rows,
+                self.skipped.len()
+            ),
+            None if self.total_rows == 0 => "it has no rows".into(),
+            None => "0 samples were asked for".into(),
+        };
+        Err(Error::Argument {
+            what: "--data".into(),
+            value: format!("{}={}", spec.name, spec.source),
+            problem,
+            help: format!("--format chooses what is prompt and what is answer: {}", Format::list()),
+        })
+    }
+
     /// Tokens of all sequences.
     pub fn tokens(&self) -> usize {
         self.samples.iter().map(|sample| sample.ids.len()).sum()

@@ -4,7 +4,7 @@ use std::{io::BufRead, path::Path};
 
 use serde_json::Value;
 
-use super::{super::format::type_name, Emit, for_each_line, text::without_bom};
+use super::{super::fields::type_name, Emit, for_each_line, text::without_bom};
 use crate::{Error, Result};
 
 /// Rows of a JSONL file. A blank line is passed over.
