@@ -3,7 +3,7 @@
 
     python tools/make_fixtures.py [NAME ...]        # default: all, into fixtures/
 
-Needs torch, transformers, safetensors and numpy (versions used are in each MANIFEST.json).
+Needs torch, transformers, peft, safetensors and numpy (versions used are in each MANIFEST.json).
 
 Every folder is written first and then loaded back with `from_pretrained`, so the expected values belong to the files as
 they lie on disk, hand-written config.json included. Each model runs twice: in f32 as transformers does it, and in f64
@@ -19,6 +19,7 @@ import sys
 import zlib
 
 import numpy
+import peft
 import torch
 import transformers
 from safetensors.torch import save_file
@@ -216,7 +217,57 @@ def expected(folder, name):
                 torch.testing.assert_close(q.grad.double(), p.grad, rtol=1e-3, atol=1e-5)
                 tensors[f"grad.{parameter}"] = p.grad.to(torch.float32)
     assert worst < 2e-5, f"{name}: f32 and f64 runs differ by {worst}"
+    tensors.update(training(double, make_batch(name, "right")))
     return {k: v.contiguous() for k, v in tensors.items()}, worst
+
+
+def training(double, batch):
+    """Ten AdamW steps of the f64 model on one batch, and LoRA gradients and ten steps on top of the original weights."""
+    tensors = {}
+    original = {k: v.clone() for k, v in double.state_dict().items()}
+    matrices = [p for p in double.parameters() if p.dim() > 1]
+    vectors = [p for p in double.parameters() if p.dim() == 1]
+    tensors["adamw.losses"] = ten_steps(double, batch, [matrices, vectors])
+    for name, p in double.named_parameters():
+        tensors[f"adamw.{name}"] = p.detach().float()
+    double.load_state_dict(original)
+
+    middle = double.config.num_hidden_layers // 2
+    config = peft.LoraConfig(r=3, lora_alpha=6, lora_dropout=0.0, task_type="CAUSAL_LM", layers_to_transform=[middle],
+                             target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
+    with double_precision():
+        model = peft.get_peft_model(double, config, autocast_adapter_dtype=False).double().eval()
+    adapters = {k: p for k, p in model.named_parameters() if p.requires_grad}
+    for key, p in adapters.items():  # a B of zeros would hide errors in A's gradient
+        g = torch.Generator().manual_seed(zlib.crc32(f"{SEED}/lora/{key}".encode()))
+        p.data = (0.2 * torch.randn(p.shape, generator=g)).double()
+    tidy = {k: k.removeprefix("base_model.model.").replace(".default", "") for k in adapters}
+    tensors.update({f"lora.start.{tidy[k]}": p.detach().float().clone() for k, p in adapters.items()})
+    with double_precision():
+        out = model(**batch, use_cache=False)
+    out.loss.backward()
+    tensors["lora.loss"] = out.loss.detach().float()
+    tensors.update({f"lora.grad.{tidy[k]}": p.grad.float().clone() for k, p in adapters.items()})
+    tensors["lora.losses"] = ten_steps(model, batch, [list(adapters.values()), []])
+    tensors.update({f"lora.adamw.{tidy[k]}": p.detach().float() for k, p in adapters.items()})
+    return tensors
+
+
+def ten_steps(model, batch, groups):
+    """Losses before each of ten AdamW steps; weight decay on matrices only."""
+    matrices, vectors = groups
+    groups = [dict(params=matrices, weight_decay=0.1), dict(params=vectors, weight_decay=0.0)]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=2e-3, betas=(0.9, 0.95), eps=1e-8)
+    losses = []
+    for _ in range(10):
+        optimizer.zero_grad()
+        with double_precision():
+            loss = model(**batch, use_cache=False).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.01
+    return torch.tensor(losses, dtype=torch.float32)
 
 
 def check_visible(folder, tensors):
@@ -254,7 +305,7 @@ def make(name):
     save_file(tensors, folder / "expected.safetensors")
     manifest = dict(script="tools/make_fixtures.py",
                     script_sha256=hashlib.sha256(pathlib.Path(__file__).read_bytes()).hexdigest(), seed=SEED,
-                    torch=torch.__version__, transformers=transformers.__version__, numpy=numpy.__version__,
+                    torch=torch.__version__, peft=peft.__version__, transformers=transformers.__version__, numpy=numpy.__version__,
                     f32_against_f64=float(f"{worst:.2e}"))
     (folder / "MANIFEST.json").write_text(json.dumps(manifest, indent=2) + "\n")
     size = sum(f.stat().st_size for f in folder.iterdir())

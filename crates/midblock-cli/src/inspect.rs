@@ -3,19 +3,27 @@
 use crate::{args, checkpoint};
 use anyhow::Result;
 use midblock::{
+    adapt::{Kind, LoraOptions, Move, Plan, Recipe, Scaling},
     checkpoint::{Checkpoint, TokenizerSource},
     model::{
         Architecture, BlockTensors,
-        memory::{AnalysisSize, Trained, analysis_bytes, training_bytes},
+        memory::{AnalysisSize, TrainingMemory, analysis_bytes},
     },
+    select::Layers,
     tokens::Tokenizer,
+    train::trained,
 };
 use midblock_kernels::Cpu;
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fmt::Write};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+};
 
 /// Rows of the training batch that memory is stated for.
 const TRAINING_ROWS: usize = 4 * 128;
+/// Rank of uniform LoRA that sets the budget memory is stated for.
+const UNIFORM_RANK: usize = 8;
 
 /// Prints the description as text or JSON.
 pub fn run(args: &args::Inspect, common: &args::Common) -> Result<()> {
@@ -53,35 +61,14 @@ fn describe(checkpoint: &Checkpoint, a: &Architecture) -> Result<Value> {
         tokens: 128,
         token_samples: 50,
     };
-    let middle = a.blocks / 5..a.blocks * 4 / 5;
-    let middle_rank = 8 * a.blocks / middle.len().max(1);
-    let training = [
-        ("full fine-tuning".to_owned(), Trained::Full),
-        (
-            "LoRA rank 8 on q, k, v, o".to_owned(),
-            Trained::Lora {
-                rank: 8,
-                blocks: 0..a.blocks,
-            },
-        ),
-        (
-            format!(
-                "Mid-Block LoRA rank {middle_rank} on blocks {}..{}",
-                middle.start, middle.end
-            ),
-            Trained::Lora {
-                rank: middle_rank,
-                blocks: middle.clone(),
-            },
-        ),
-    ];
-    let training: Vec<Value> = training
-        .into_iter()
-        .map(|(name, trained)| {
-            let (bytes, parameters) = training_bytes::<Cpu>(a, &trained, TRAINING_ROWS);
-            json!({"name": name, "trained_parameters": parameters, "private_bytes": bytes})
-        })
-        .collect();
+    let training: Vec<Value> = [
+        ("full fine-tuning", None),
+        ("LoRA", Some(Layers::All)),
+        ("Mid-Block LoRA", Some(Layers::Mid)),
+    ]
+    .into_iter()
+    .map(|(name, layers)| training(a, name, layers))
+    .collect::<Result<_>>()?;
     Ok(json!({
         "checkpoint": checkpoint.label(),
         "path": checkpoint.path(),
@@ -244,4 +231,42 @@ fn bytes_text(bytes: u64) -> String {
         1_048_576..1_073_741_824 => format!("{:.0} MiB", bytes as f64 / 1_048_576.0),
         _ => format!("{:.2} GiB", bytes as f64 / 1_073_741_824.0),
     }
+}
+
+/// Memory that training takes: everything, or LoRA on q, k, v and o of some blocks with the budget of uniform rank 8.
+fn training(a: &Architecture, name: &str, layers: Option<Layers>) -> Result<Value> {
+    let kind = match layers {
+        None => Kind::Full,
+        Some(_) => Kind::Lora(LoraOptions {
+            rank: UNIFORM_RANK,
+            alpha: None,
+            dropout: 0.0,
+            scaling: Scaling::default(),
+        }),
+    };
+    let consumed = kind == Kind::Full;
+    let recipe = Recipe {
+        kind,
+        layers: layers.unwrap_or(Layers::All),
+        modules: None,
+        extra: Vec::new(),
+        seed: 0,
+    };
+    let plan = Plan::resolve(a, &recipe, None)?;
+    let parameters: Vec<_> = trained(&plan)
+        .iter()
+        .map(|(id, shape)| (*id, shape.iter().product()))
+        .collect();
+    let memory = TrainingMemory::plan::<Cpu>(a, &parameters, [TRAINING_ROWS; 2], consumed, None);
+    let rank = |how| match how {
+        Move::Lora { rank, .. } => Some(rank),
+        Move::Full => None,
+    };
+    let ranks: BTreeSet<usize> = plan.entries.iter().filter_map(|entry| rank(entry.how)).collect();
+    let ranks: Vec<String> = ranks.iter().map(usize::to_string).collect();
+    let name = match ranks.is_empty() {
+        true => name.to_owned(),
+        false => format!("{name}, rank {} on q, k, v, o", ranks.join("/")),
+    };
+    Ok(json!({"name": name, "trained_parameters": memory.parameters, "private_bytes": memory.bytes()}))
 }

@@ -41,6 +41,7 @@ fn linear(c: &mut Criterion) {
         ];
         for matrix in matrices {
             let id = BenchmarkId::new(format!("midblock_{}", matrix.dtype()), &shape);
+            let matrix = cpu.matrix(matrix);
             group.bench_function(id, |b| {
                 b.iter(|| cpu.linear(&x, &matrix, ROWS, Accumulate::Write, &mut out))
             });
@@ -102,7 +103,7 @@ fn attention(c: &mut Criterion) {
         let pairs = (offsets.len() - 1) * length * (length + 1) / 2; // (query, key) pairs a head sees
         group.throughput(Throughput::Elements((4 * HIDDEN * pairs) as u64));
         group.bench_function(BenchmarkId::new("causal", length), |b| {
-            b.iter(|| cpu.attention(&shape, &q, &k, &v, &mut out));
+            b.iter(|| cpu.attention(&shape, &q, &k, &v, &mut out, None));
         });
     }
 }
@@ -133,7 +134,7 @@ fn cross_entropy(c: &mut Criterion) {
     let cpu = Cpu::new();
     let mut group = c.benchmark_group("cross_entropy_flop");
     let x = buffer(ROWS * HIDDEN);
-    let head = StoredMatrix::from_f32([VOCAB, HIDDEN], &values(VOCAB * HIDDEN));
+    let head = cpu.matrix(StoredMatrix::from_f32([VOCAB, HIDDEN], &values(VOCAB * HIDDEN)));
     let targets: Vec<u32> = (0..ROWS as u32).collect();
     group.throughput(Throughput::Elements((2 * ROWS * VOCAB * HIDDEN) as u64));
     group.bench_function("vocabulary", |b| b.iter(|| cpu.cross_entropy(&x, &head, &targets)));

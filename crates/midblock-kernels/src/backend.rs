@@ -1,6 +1,6 @@
 //! The operations a decoder is made of.
 
-use crate::StoredMatrix;
+use crate::{Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, RopeTable, StoredMatrix};
 
 /// f32 or f64, for moving values between host and device without losing those a device holds in f64.
 pub trait Real: Copy + Default + Send + Sync + 'static {
@@ -28,60 +28,13 @@ impl Real for f64 {
     }
 }
 
-/// What an operation does with the previous content of its output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Accumulate {
-    /// Overwrite it.
-    Write,
-    /// Add to it.
-    Add,
-}
-
-/// The gate's non-linearity in a gated MLP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// `z · σ(z)`.
-    Silu,
-    /// The tanh approximation of GELU.
-    GeluTanh,
-}
-
-/// Cosines and sines of rotary embeddings: row `p`, column `j` belongs to position `p` and frequency `j`, `0 ≤ j < E/2`.
-/// Made by the model (frequency scaling is its business), with an attention factor already multiplied in.
-#[derive(Clone, Debug)]
-pub struct RopeTable {
-    /// (positions, E/2)
-    pub cos: Vec<f32>,
-    /// (positions, E/2)
-    pub sin: Vec<f32>,
-    /// E/2.
-    pub half_dim: usize,
-}
-
-/// One causal self-attention over a ragged batch.
-#[derive(Clone, Debug)]
-pub struct Attention<'a> {
-    /// Row at which each sequence starts, and the total number of rows last; sequences attend within themselves only.
-    pub offsets: &'a [usize],
-    /// H.
-    pub heads: usize,
-    /// K; divides H; query head h reads kv head `h / (H/K)`.
-    pub kv_heads: usize,
-    /// E.
-    pub head_dim: usize,
-    /// Multiplies q·k before the softmax (usually 1/√E).
-    pub scale: f32,
-    /// With `Some(w)` a position sees itself and the `w - 1` before it; `None` sees all before it.
-    pub window: Option<usize>,
-}
-
 /// A device and its operations. Buffers are flat, contiguous and real; shapes are given by the caller and checked.
 ///
 /// Results do not depend on how sequences are batched: a row's value is the same bits alone or among others.
 pub trait Backend: Send + Sync {
     /// Activations and small parameters on the device.
     type Buffer: Send + Sync;
-    /// A frozen matrix in its storage format, ready to be multiplied.
+    /// A weight matrix ready to be multiplied: frozen in its storage format, or trained, in the backend's arithmetic.
     type Matrix: Send + Sync;
 
     /// `len` zeros.
@@ -96,11 +49,32 @@ pub trait Backend: Send + Sync {
     fn resize(&self, buffer: &mut Self::Buffer, len: usize);
     /// Number of elements.
     fn len(&self, buffer: &Self::Buffer) -> usize;
+    /// Sets every element to zero.
+    fn clear(&self, x: &mut Self::Buffer);
+    /// `out = x`.
+    fn copy(&self, x: &Self::Buffer, out: &mut Self::Buffer);
     /// Makes a stored matrix usable. On the CPU this copies nothing.
     fn matrix(&self, stored: StoredMatrix) -> Self::Matrix;
+    /// A matrix of the given values, (out, in) row-major, that [`values_mut`](Self::values_mut) can change.
+    fn trained(&self, shape: [usize; 2], values: Self::Buffer) -> Self::Matrix;
+    /// `(out, in)`.
+    fn shape(&self, matrix: &Self::Matrix) -> [usize; 2];
+    /// The values of a trained matrix; `None` if it is frozen.
+    fn values<'a>(&self, matrix: &'a Self::Matrix) -> Option<&'a Self::Buffer>;
+    /// The values of a trained matrix, to be changed; `None` if it is frozen.
+    fn values_mut<'a>(&self, matrix: &'a mut Self::Matrix) -> Option<&'a mut Self::Buffer>;
 
     /// `out[i] = table[ids[i]]`, (rows, D). Ids are below the table's rows.
     fn embed(&self, table: &Self::Matrix, ids: &[u32], out: &mut Self::Buffer);
+
+    /// Gradient of [`embed`](Self::embed): `d_table[ids[i]] += d_out[i]`, d_table (V, D), rows in order.
+    fn embed_backward(&self, ids: &[u32], d_out: &Self::Buffer, d_table: &mut Self::Buffer);
+
+    /// `out[i] = x[rows[i]]`, rows of `width` elements.
+    fn gather_rows(&self, x: &Self::Buffer, rows: &[usize], width: usize, out: &mut Self::Buffer);
+
+    /// `out[rows[i]] = x[i]`, other rows unchanged; rows of `width` elements, each named at most once.
+    fn scatter_rows(&self, x: &Self::Buffer, rows: &[usize], width: usize, out: &mut Self::Buffer);
 
     /// `out (+)= x · Wᵀ`: x (rows, in), W (out, in), out (rows, out).
     fn linear(&self, x: &Self::Buffer, w: &Self::Matrix, rows: usize, mode: Accumulate, out: &mut Self::Buffer);
@@ -118,16 +92,57 @@ pub trait Backend: Send + Sync {
         }
     }
 
+    /// Gradient of a product with respect to x: `dx (+)= dy · W`; dy (rows, out), W (out, in), dx (rows, in).
+    fn linear_dx(&self, dy: &Self::Buffer, w: &Self::Matrix, rows: usize, mode: Accumulate, dx: &mut Self::Buffer);
+
+    /// `dx (+)= Σ dy_i · W_i` of layers that share x, such as q, k and v.
+    fn linears_dx(
+        &self,
+        pairs: &[(&Self::Buffer, &Self::Matrix)],
+        rows: usize,
+        mode: Accumulate,
+        dx: &mut Self::Buffer,
+    ) {
+        for (i, (dy, w)) in pairs.iter().enumerate() {
+            let mode = if i == 0 { mode } else { Accumulate::Add };
+            self.linear_dx(dy, w, rows, mode, dx);
+        }
+    }
+
+    /// Gradient of a product with respect to W: `dw (+)= dyᵀ · x`; dy (rows, out), x (rows, in), dw (out, in).
+    fn linear_dw(&self, dy: &Self::Buffer, x: &Self::Buffer, rows: usize, mode: Accumulate, dw: &mut Self::Buffer);
+
     /// `x[i, :] += bias`, x (rows, len(bias)).
     fn add_bias(&self, x: &mut Self::Buffer, bias: &Self::Buffer);
+
+    /// Gradient of [`add_bias`](Self::add_bias): `d_bias += Σ_i dy[i, :]`.
+    fn add_bias_backward(&self, dy: &Self::Buffer, d_bias: &mut Self::Buffer);
 
     /// `out[i, :] = x[i, :] / √(mean(x[i, :]²) + eps) · weight`, groups of `len(weight)` elements: D for a block's norm, E for a per-head norm.
     fn rms_norm(&self, x: &Self::Buffer, weight: &Self::Buffer, eps: f32, out: &mut Self::Buffer);
 
+    /// Gradient of [`rms_norm`](Self::rms_norm). With `r = 1/√(mean(x²) + eps)` and `g = dy · weight` per group of n:
+    /// `dx (+)= r · g − x · r³ · Σ(g · x) / n`, and `d_weight += Σ_i dy_i · x_i · r_i` if it is wanted.
+    #[allow(clippy::too_many_arguments)]
+    fn rms_norm_backward(
+        &self,
+        x: &Self::Buffer,
+        weight: &Self::Buffer,
+        eps: f32,
+        dy: &Self::Buffer,
+        mode: Accumulate,
+        dx: &mut Self::Buffer,
+        d_weight: Option<&mut Self::Buffer>,
+    );
+
     /// Rotates pairs `(j, j + E/2)` of every head of every row in place (the half-split convention of HF); x (rows, heads · E).
     fn rope(&self, x: &mut Self::Buffer, table: &RopeTable, positions: &[u32], heads: usize);
 
-    /// Softmax attention: q (rows, H·E), k and v (rows, K·E), out (rows, H·E).
+    /// Gradient of [`rope`](Self::rope), in place: the rotation's transpose.
+    fn rope_backward(&self, dx: &mut Self::Buffer, table: &RopeTable, positions: &[u32], heads: usize);
+
+    /// Softmax attention: q (rows, H·E), k and v (rows, K·E), out (rows, H·E). With `log_sums` (rows, H), each query's
+    /// `ln Σ_j e^{scale · q · k_j}` is left there for the backward pass.
     fn attention(
         &self,
         shape: &Attention<'_>,
@@ -135,10 +150,26 @@ pub trait Backend: Send + Sync {
         k: &Self::Buffer,
         v: &Self::Buffer,
         out: &mut Self::Buffer,
+        log_sums: Option<&mut Self::Buffer>,
+    );
+
+    /// Gradient of [`attention`](Self::attention) from what forward left: probabilities are made again from `log_sums`.
+    fn attention_backward(
+        &self,
+        shape: &Attention<'_>,
+        forward: AttentionForward<'_, Self::Buffer>,
+        d_out: &Self::Buffer,
+        gradients: AttentionGradients<'_, Self::Buffer>,
     );
 
     /// `gate[i] = act(gate[i]) · up[i]`.
     fn gated(&self, activation: Activation, gate: &mut Self::Buffer, up: &Self::Buffer);
+
+    /// [`gated`](Self::gated) that keeps its inputs: `out[i] = act(gate[i]) · up[i]`.
+    fn gated_to(&self, activation: Activation, gate: &Self::Buffer, up: &Self::Buffer, out: &mut Self::Buffer);
+
+    /// Gradient of [`gated`](Self::gated), in place of its inputs: `gate ← dy · up · act′(gate)`, `up ← dy · act(gate)`.
+    fn gated_backward(&self, activation: Activation, dy: &Self::Buffer, gate: &mut Self::Buffer, up: &mut Self::Buffer);
 
     /// `x[i] += y[i]`.
     fn add(&self, x: &mut Self::Buffer, y: &Self::Buffer);
@@ -149,4 +180,25 @@ pub trait Backend: Send + Sync {
     /// Cross entropy in nats of `softmax(x · Wᵀ)` against `targets`, one value a row; x (rows, D), W (V, D).
     /// Works through the rows in chunks: the logits of all rows never exist at once.
     fn cross_entropy(&self, x: &Self::Buffer, head: &Self::Matrix, targets: &[u32]) -> Vec<f64>;
+
+    /// Cross entropy in nats of rows of logits (rows, V) against `targets`, and its gradient in their place:
+    /// `logits[i, :] ← weights[i] · (softmax(logits[i, :]) − onehot(targets[i]))`. Losses are returned unweighted.
+    fn cross_entropy_backward(&self, logits: &mut Self::Buffer, targets: &[u32], weights: &[f32]) -> Vec<f64>;
+
+    /// `out[i] = x[i] / (1 − p)` where element `i` of the stream `key` is kept, which it is with probability `1 − p`, else 0.
+    /// The same key drops the same elements, so this is its own gradient. `0 ≤ p < 1`.
+    fn dropout(&self, x: &Self::Buffer, p: f32, key: u64, out: &mut Self::Buffer);
+
+    /// `Σ x[i]²`, accumulated in f64.
+    fn sum_of_squares(&self, x: &Self::Buffer) -> f64;
+
+    /// One AdamW step of a parameter and its two moments (Loshchilov & Hutter 2019); all four have the same length.
+    fn adamw(
+        &self,
+        step: &AdamW,
+        gradient: &Self::Buffer,
+        parameter: &mut Self::Buffer,
+        first: &mut Self::Buffer,
+        second: &mut Self::Buffer,
+    );
 }

@@ -13,14 +13,17 @@
 mod backend;
 pub mod baseline;
 mod cpu;
+mod dropout;
 mod dtype;
 mod matrix;
+mod operands;
 mod quant;
 mod reference;
 mod shapes;
 
-pub use backend::{Accumulate, Activation, Attention, Backend, Real, RopeTable};
-pub use cpu::{Cpu, CpuBuffer};
+pub use backend::{Backend, Real};
+pub use cpu::{Cpu, CpuBuffer, CpuMatrix};
 pub use dtype::Dtype;
 pub use matrix::{SharedBytes, StoredMatrix};
+pub use operands::{Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, RopeTable};
 pub use reference::{Reference, ReferenceMatrix};

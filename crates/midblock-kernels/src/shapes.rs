@@ -1,6 +1,6 @@
 //! Shape checks that every backend makes before it computes: a wrong shape is a programming error and panics with the shapes.
 
-use crate::{Attention, RopeTable};
+use crate::{AdamW, Attention, RopeTable};
 
 #[track_caller]
 pub(crate) fn embed(table: [usize; 2], ids: &[u32], out: usize) {
@@ -19,11 +19,72 @@ pub(crate) fn embed(table: [usize; 2], ids: &[u32], out: usize) {
     }
 }
 
+/// Returns D.
+#[track_caller]
+pub(crate) fn embed_backward(ids: &[u32], d_out: usize, d_table: usize) -> usize {
+    let rows = ids.len();
+    assert!(
+        d_out.is_multiple_of(rows.max(1)),
+        "embed_backward: {rows} ids, d_out {d_out}"
+    );
+    let dim = (d_out / rows.max(1)).max(1);
+    assert!(
+        d_table.is_multiple_of(dim),
+        "embed_backward: {rows} ids, d_out {d_out}, d_table {d_table}"
+    );
+    embed([d_table / dim, dim], ids, d_out);
+    dim
+}
+
+/// Named rows of an array of `all` elements, `some` elements in all.
+#[track_caller]
+pub(crate) fn rows_of(operation: &str, all: usize, rows: &[usize], width: usize, some: usize) {
+    grouped(operation, all, width);
+    let (height, named) = (all / width, rows.len());
+    assert_eq!(some, named * width, "{operation}: {named} rows of {width}, got {some}");
+    for row in rows {
+        assert!(*row < height, "{operation}: row {row} of {height}");
+    }
+}
+
+#[track_caller]
+pub(crate) fn trained([n, k]: [usize; 2], values: usize) {
+    assert_eq!(values, n * k, "trained: ({n}, {k}), {values} values");
+}
+
 #[track_caller]
 pub(crate) fn linear(x: usize, w: [usize; 2], rows: usize, out: usize) {
     let [n, k] = w;
     assert_eq!(x, rows * k, "linear: {rows} rows, W ({n}, {k}), x {x}");
     assert_eq!(out, rows * n, "linear: {rows} rows, W ({n}, {k}), out {out}");
+}
+
+#[track_caller]
+pub(crate) fn linear_dx(dy: usize, w: [usize; 2], rows: usize, dx: usize) {
+    let [n, k] = w;
+    assert_eq!(dy, rows * n, "linear_dx: {rows} rows, W ({n}, {k}), dy {dy}");
+    assert_eq!(dx, rows * k, "linear_dx: {rows} rows, W ({n}, {k}), dx {dx}");
+}
+
+/// Returns (out, in).
+#[track_caller]
+pub(crate) fn linear_dw(dy: usize, x: usize, rows: usize, dw: usize) -> [usize; 2] {
+    let shape @ [n, k] = [dy, x].map(|len| len / rows.max(1));
+    assert!(
+        [rows * n, rows * k] == [dy, x] && (rows == 0 || dw == n * k),
+        "linear_dw: {rows} rows, dy {dy}, x {x}, dw {dw}"
+    );
+    shape
+}
+
+#[track_caller]
+pub(crate) fn rms_norm_backward(weight: usize, [x, dy, dx]: [usize; 3], d_weight: Option<usize>) {
+    grouped("rms_norm_backward", x, weight);
+    same("rms_norm_backward", x, dy);
+    same("rms_norm_backward", x, dx);
+    if let Some(d_weight) = d_weight {
+        same("rms_norm_backward", weight, d_weight);
+    }
 }
 
 #[track_caller]
@@ -85,6 +146,24 @@ pub(crate) fn attention(shape: &Attention<'_>, [q, k, v, out]: [usize; 4]) {
 }
 
 #[track_caller]
+pub(crate) fn log_sums(shape: &Attention<'_>, len: usize) {
+    let rows = shape.offsets.last().copied().unwrap_or(0);
+    assert_eq!(
+        len,
+        rows * shape.heads,
+        "attention: log_sums for {rows} rows, {} heads",
+        shape.heads
+    );
+}
+
+#[track_caller]
+pub(crate) fn attention_backward(shape: &Attention<'_>, forward: [usize; 4], sums: usize, gradients: [usize; 4]) {
+    attention(shape, forward);
+    log_sums(shape, sums);
+    attention(shape, gradients);
+}
+
+#[track_caller]
 pub(crate) fn cross_entropy(x: usize, head: [usize; 2], targets: &[u32]) {
     let [vocab, dim] = head;
     let rows = targets.len();
@@ -99,4 +178,44 @@ pub(crate) fn cross_entropy(x: usize, head: [usize; 2], targets: &[u32]) {
             "cross_entropy: target {target} at row {row}, head ({vocab}, {dim})"
         );
     }
+}
+
+#[track_caller]
+pub(crate) fn cross_entropy_backward(logits: usize, targets: &[u32], weights: usize) {
+    let rows = targets.len();
+    assert_eq!(
+        rows, weights,
+        "cross_entropy_backward: {rows} targets, {weights} weights"
+    );
+    assert!(
+        if rows == 0 {
+            logits == 0
+        } else {
+            logits.is_multiple_of(rows)
+        },
+        "cross_entropy_backward: {rows} targets, logits {logits}"
+    );
+    let vocab = logits / rows.max(1);
+    for (row, &target) in targets.iter().enumerate() {
+        assert!(
+            (target as usize) < vocab,
+            "cross_entropy_backward: target {target} at row {row}, {vocab} logits a row"
+        );
+    }
+}
+
+#[track_caller]
+pub(crate) fn dropout(p: f32, x: usize, out: usize) {
+    same("dropout", x, out);
+    assert!((0.0..1.0).contains(&p), "dropout: probability {p}");
+}
+
+#[track_caller]
+pub(crate) fn adamw(step: &AdamW, lengths: [usize; 4]) {
+    let [gradient, others @ ..] = lengths;
+    assert_eq!(
+        others, [gradient; 3],
+        "adamw: parameter and moments of a gradient of {gradient}"
+    );
+    assert!(step.t > 0, "adamw: steps are counted from 1");
 }

@@ -138,19 +138,26 @@ pub enum Error {
         sample: String,
     },
 
-    /// A loss or gradient became NaN or infinite.
+    /// A loss or a gradient is NaN or infinite: training has diverged.
     #[error(
-        "the {what} of step {step} is {value}: training diverged on {samples}\n  help: lower train.lr, add warm-up or clip harder; the last checkpoint is whole, so the run can go on from there with --resume"
+        "step {step}: {what} is {value} (samples {samples})\n  help: a lower learning rate, a longer warm-up or clipping may help; the last checkpoint is untouched"
     )]
     Diverged {
-        /// "loss", "gradient norm" or "evaluation loss".
+        /// Step, from 1.
+        step: u64,
+        /// "the loss" or "the gradient norm".
         what: &'static str,
         /// NaN or ±∞.
         value: f64,
-        /// 1 for the first step.
-        step: u64,
-        /// `file:row` of the sequences it was computed on.
+        /// `file:row` of the samples of the batch.
         samples: String,
+    },
+
+    /// A parameter was selected to be trained, but nothing of the loss depends on it.
+    #[error("no gradient arrived at {parameters}, although selected to be trained")]
+    NoGradient {
+        /// Hugging Face names.
+        parameters: String,
     },
 
     /// The caller asked to stop (Ctrl-C).

@@ -24,7 +24,13 @@ const KEYS: usize = 128;
 /// Panels of queries for which a block of keys and values is packed.
 const PANELS: usize = 6;
 
-pub(super) fn attention(arch: Arch, shape: &Attention<'_>, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
+pub(super) fn attention(
+    arch: Arch,
+    shape: &Attention<'_>,
+    [q, k, v]: [&[f32]; 3],
+    out: &mut [f32],
+    log_sums: Option<&mut [f32]>,
+) {
     let Attention {
         offsets,
         heads,
@@ -37,6 +43,8 @@ pub(super) fn attention(arch: Arch, shape: &Attention<'_>, q: &[f32], k: &[f32],
     let positions = (PANELS * tile.columns / group).max(1);
     // SAFETY: tasks own disjoint (position, head) pairs, and `out` is borrowed until they are done.
     let out = unsafe { Output::new(out, heads * head_dim) };
+    // SAFETY: as above.
+    let log_sums = log_sums.map(|log_sums| unsafe { Output::new(log_sums, heads) });
     let mut tasks = Vec::new();
     for bounds in offsets.windows(2) {
         for first in (bounds[0]..bounds[1]).step_by(positions) {
@@ -59,7 +67,7 @@ pub(super) fn attention(arch: Arch, shape: &Attention<'_>, q: &[f32], k: &[f32],
         .into_par_iter()
         .rev()
         .with_max_len(1)
-        .for_each(|task| task.run(out));
+        .for_each(|task| task.run(out, log_sums));
 }
 
 /// The queries of one kv head at some positions of one sequence.
@@ -86,7 +94,7 @@ struct Panel<'a> {
 }
 
 impl Task<'_> {
-    fn run(&self, out: Output) {
+    fn run(&self, out: Output, log_sums: Option<Output>) {
         let (e, columns) = (self.shape.head_dim, self.tile.columns);
         let panels = (self.queries.len() * self.group()).div_ceil(columns);
         let panel_len = 2 * (e + 1) * columns;
@@ -109,7 +117,7 @@ impl Task<'_> {
                 }
             }
             for (index, panel) in panels.into_iter().enumerate() {
-                self.finish(index, panel, out);
+                self.finish(index, panel, out, log_sums);
             }
         });
     }
@@ -166,17 +174,8 @@ impl Task<'_> {
     /// Packs values as the rows of the second product, which are the values' E components: already k-major, so a copy.
     fn pack_values(&self, block: usize, packed: &mut [f32]) {
         let e = self.shape.head_dim;
-        let len = packed.len() / e;
-        let mut component = 0;
-        while component < e {
-            let height = self.tile.height(e - component);
-            let tiles = packed[component * len..][..height * len].chunks_exact_mut(height);
-            for (j, tile) in tiles.enumerate() {
-                let value = ((block + j) * self.shape.kv_heads + self.kv_head) * e;
-                tile.copy_from_slice(&self.v[value + component..][..height]);
-            }
-            component += height;
-        }
+        let value = |j: usize| &self.v[((block + j) * self.shape.kv_heads + self.kv_head) * e..][..e];
+        pack::rows_by_step(self.tile, packed.len() / e, value, packed);
     }
 
     /// Lets a panel's queries see the keys of a block.
@@ -243,7 +242,7 @@ impl Task<'_> {
     }
 
     /// Divides by the sums and writes the panel's rows to where they belong.
-    fn finish(&self, index: usize, panel: Panel<'_>, out: Output) {
+    fn finish(&self, index: usize, panel: Panel<'_>, out: Output, log_sums: Option<Output>) {
         let e = self.shape.head_dim;
         for (column, (row, head)) in self.columns(index).enumerate() {
             // SAFETY: this task's rows and heads.
@@ -251,6 +250,11 @@ impl Task<'_> {
             let outputs = panel.output.iter().skip(column).step_by(self.tile.columns);
             for (out, value) in out.iter_mut().zip(outputs) {
                 *out = value / panel.sum[column];
+            }
+            if let Some(log_sums) = log_sums {
+                // SAFETY: as above.
+                let log_sum = unsafe { log_sums.row_mut(row, head, 1) };
+                log_sum[0] = panel.max[column] + panel.sum[column].ln();
             }
         }
     }

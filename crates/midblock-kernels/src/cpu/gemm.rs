@@ -1,65 +1,143 @@
-//! `out (+)= x · Wᵀ` for one or several W with the same x: packing, blocking and sharing out.
+//! Products of two matrices that share one dimension, and sums of such products: packing, blocking and sharing out.
 //!
-//! The sum is cut into blocks of [`DEPTH`]; of each block, x is packed once by all threads, and a task packs a few panels of
-//! W, widening them from their storage format, into its own scratch and multiplies them with all rows. W is thus read once
-//! per [`ROWS`] rows and never exists widened beyond a task's panels. Blocks of the sum are added to the output in order:
-//! results depend neither on the number of threads nor on the other rows.
+//! Any of the three products of a linear layer is one of these: forward `x · Wᵀ` sums over the columns of both factors,
+//! `dy · W` over the columns of the one and the rows of the other, `dyᵀ · x` over the rows of both. Only packing differs.
+//!
+//! The sum is cut into blocks of [`DEPTH`]; of each block, the left factor is packed once by all threads, and a task packs a
+//! few panels of the right one, widening them from their storage format, into its own scratch and multiplies them with all
+//! rows. The right factor is thus read once per [`ROWS`] rows and never exists widened beyond a task's panels. Blocks of the
+//! sum are added to the output in order: results depend neither on the number of threads nor on the other rows.
 //!
 //! Packing against memory: Goto & van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008), section 4.
 
 use super::{
     buffer::with_scratch,
     kernel::{Output, Product, Tile},
+    matrix::Source,
     pack,
 };
-use crate::{Accumulate, Dtype, StoredMatrix};
-use pulp::{Arch, bytemuck::try_cast_slice};
+use crate::Accumulate;
+use pulp::Arch;
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// Length of a block of the sum. A multiple of every storage format's block, so that blocks of W can be widened alone.
 const DEPTH: usize = 768;
-/// Rows of x that are packed at a time.
+/// Rows of the left factor that are packed at a time.
 const ROWS: usize = 1024;
-/// Most panels of W that a task takes: with [`DEPTH`] they fill about half of a second-level cache.
+/// Most panels of the right factor that a task takes: with [`DEPTH`] they fill about half of a second-level cache.
 const PANELS: usize = 4;
-/// Widened rows of W that are transposed at a time, and how much of their length: they stay in the first-level cache.
+/// Tiles of the left factor that are packed by one task.
+const TILES: usize = 4;
+/// Widened rows of the right factor that are transposed at a time, and how much of their length: they stay in the
+/// first-level cache.
 const WIDEN: [usize; 2] = [16, 256];
 
-/// One weight matrix and where its product goes.
-pub(super) struct Target<'a> {
-    pub weight: &'a StoredMatrix,
-    pub out: &'a mut [f32],
+/// Which of a factor's dimensions is summed over; the other one is the output's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Summed {
+    Rows,
+    Columns,
 }
 
-/// `out (+)= x · Wᵀ` for each target; all have the same number of input features.
-pub(super) fn products(arch: Arch, x: &[f32], rows: usize, mode: Accumulate, targets: &mut [Target<'_>]) {
-    let Some(depth) = targets.first().map(|t| t.weight.shape()[1]) else {
+/// A matrix that takes part in a product.
+#[derive(Clone, Copy)]
+pub(super) struct Factor<'a> {
+    matrix: Source<'a>,
+    summed: Summed,
+}
+
+impl<'a> Factor<'a> {
+    pub(super) fn new(matrix: Source<'a>, summed: Summed) -> Self {
+        Self { matrix, summed }
+    }
+
+    /// Activations of the given shape.
+    pub(super) fn values(values: &'a [f32], shape: [usize; 2], summed: Summed) -> Self {
+        Self::new(Source::Values(values, shape), summed)
+    }
+
+    /// Length of the dimension that is the output's.
+    fn len(self) -> usize {
+        let [rows, columns] = self.matrix.shape();
+        if self.summed == Summed::Columns { rows } else { columns }
+    }
+
+    /// Length of the dimension that is summed over.
+    fn depth(self) -> usize {
+        let [rows, columns] = self.matrix.shape();
+        if self.summed == Summed::Columns { columns } else { rows }
+    }
+}
+
+/// `out (+)= left · right` for each pair of a right factor and an output.
+pub(super) fn products(arch: Arch, left: Factor<'_>, mode: Accumulate, pairs: &mut [(Factor<'_>, &mut [f32])]) {
+    let mut targets: Vec<_> = pairs
+        .iter_mut()
+        .map(|(right, out)| Target {
+            terms: vec![(0, *right)],
+            out,
+        })
+        .collect();
+    run(arch, &[left], mode, &mut targets);
+}
+
+/// `out (+)= Σ left · right`.
+pub(super) fn sum_of_products(arch: Arch, terms: &[(Factor<'_>, Factor<'_>)], mode: Accumulate, out: &mut [f32]) {
+    let lefts: Vec<_> = terms.iter().map(|(left, _)| *left).collect();
+    let terms = terms.iter().enumerate().map(|(i, (_, right))| (i, *right)).collect();
+    run(arch, &lefts, mode, &mut [Target { terms, out }]);
+}
+
+/// An output and the products it sums: which of the left factors with what.
+struct Target<'a> {
+    terms: Vec<(usize, Factor<'a>)>,
+    out: &'a mut [f32],
+}
+
+/// Computes the targets for [`ROWS`] rows of the left factors after the other.
+fn run(arch: Arch, lefts: &[Factor<'_>], mode: Accumulate, targets: &mut [Target<'_>]) {
+    let Some(len) = lefts.first().map(|left| left.len()) else {
         return;
     };
-    for first in (0..rows).step_by(ROWS) {
-        let rows = ROWS.min(rows - first);
-        let x = &x[first * depth..][..rows * depth];
-        with_scratch(rows * depth, |packed| {
-            pack_rows(Tile::of(arch), x, rows, packed);
-            multiply(arch, packed, rows, first, mode, targets);
+    for first in (0..len).step_by(ROWS) {
+        let rows = first..len.min(first + ROWS);
+        let depths: usize = lefts.iter().map(|left| left.depth()).sum();
+        with_scratch(rows.len() * depths, |mut packed| {
+            let mut parts = Vec::with_capacity(lefts.len());
+            for left in lefts {
+                let (part, rest) = std::mem::take(&mut packed).split_at_mut(rows.len() * left.depth());
+                packed = rest;
+                pack_left(Tile::of(arch), *left, rows.clone(), part);
+                parts.push(&*part);
+            }
+            multiply(arch, &parts, rows, mode, targets);
         });
     }
 }
 
-/// Packs x, block of the sum after block, so that the block at `k` starts at `rows · k`.
-pub(super) fn pack_rows(tile: Tile, x: &[f32], rows: usize, packed: &mut [f32]) {
-    let depth = x.len() / rows;
-    for block in blocks(depth) {
-        let len = block.len();
-        let packed = &mut packed[rows * block.start..rows * block.end];
-        packed
-            .par_chunks_mut(tile.rows * len)
-            .with_min_len(4)
+/// Packs rows of the left factor, block of the sum after block, so that the block at `k` starts at `rows.len() · k`.
+pub(super) fn pack_left(tile: Tile, left: Factor<'_>, rows: Range<usize>, packed: &mut [f32]) {
+    let values = left.matrix.plain().expect("invariant: activations are plain f32");
+    let [_, width] = left.matrix.shape();
+    for block in blocks(left.depth()) {
+        let depth = block.len();
+        packed[rows.len() * block.start..rows.len() * block.end]
+            .par_chunks_mut(TILES * tile.rows * depth)
             .enumerate()
             .for_each(|(index, tiles)| {
-                let row = |r: usize| &x[(index * tile.rows + r) * depth..][block.clone()];
-                pack::rows(tile, tiles.len() / len, row, tiles);
+                let first = rows.start + index * TILES * tile.rows;
+                let here = tiles.len() / depth;
+                match left.summed {
+                    Summed::Columns => {
+                        let row = |r: usize| &values[(first + r) * width..][block.clone()];
+                        pack::rows(tile, here, row, tiles);
+                    }
+                    Summed::Rows => {
+                        let step = |k: usize| &values[(block.start + k) * width + first..][..here];
+                        pack::rows_by_step(tile, depth, step, tiles);
+                    }
+                }
             });
     }
 }
@@ -70,26 +148,28 @@ fn blocks(depth: usize) -> impl Iterator<Item = Range<usize>> {
         .map(move |start| start..depth.min(start + DEPTH))
 }
 
-/// Multiplies packed rows, which are rows `first..` of the outputs, with all targets.
-fn multiply(arch: Arch, packed: &[f32], rows: usize, first: usize, mode: Accumulate, targets: &mut [Target<'_>]) {
+/// Multiplies packed left factors, which are the rows `rows` of the outputs, with the right ones of all targets.
+fn multiply(arch: Arch, packed: &[&[f32]], rows: Range<usize>, mode: Accumulate, targets: &mut [Target<'_>]) {
     let tile = Tile::of(arch);
-    let panels: usize = targets.iter().map(|t| t.weight.shape()[0].div_ceil(tile.columns)).sum();
+    let columns = |target: &Target<'_>| target.terms.first().map_or(0, |(_, right)| right.len());
+    let panels: usize = targets.iter().map(|t| columns(t).div_ceil(tile.columns)).sum();
     let width = panels_per_task(panels, rayon::current_num_threads()) * tile.columns;
     let mut tasks = Vec::new();
     for target in targets {
-        let [n, _] = target.weight.shape();
+        let n = columns(target);
         // SAFETY: tasks own disjoint columns of the output, and it is borrowed until they are done.
-        let out = unsafe { Output::new(&mut target.out[first * n..][..rows * n], n) };
-        tasks.extend((0..n).step_by(width).map(|c| (target.weight, c..n.min(c + width), out)));
+        let out = unsafe { Output::new(&mut target.out[rows.start * n..rows.end * n], n) };
+        let terms = &target.terms;
+        tasks.extend((0..n).step_by(width).map(|c| (terms, c..n.min(c + width), out)));
     }
-    tasks
-        .into_par_iter()
-        .with_max_len(1)
-        .for_each(|(weight, columns, out)| {
-            // SAFETY: the first of `columns` is one of the output's.
-            let out = unsafe { out.at(0, columns.start) };
-            columns_product(arch, packed, rows, weight, columns, mode == Accumulate::Add, out);
-        });
+    tasks.into_par_iter().with_max_len(1).for_each(|(terms, columns, out)| {
+        // SAFETY: the first of `columns` is one of the output's.
+        let out = unsafe { out.at(0, columns.start) };
+        for (i, (left, right)) in terms.iter().enumerate() {
+            let add = i > 0 || mode == Accumulate::Add;
+            columns_product(arch, packed[*left], rows.len(), *right, columns.clone(), add, out);
+        }
+    });
 }
 
 /// How many panels a task takes so that threads finish together: the widest tasks of those that leave the busiest thread the
@@ -100,29 +180,31 @@ fn panels_per_task(panels: usize, threads: usize) -> usize {
     (1..=widest).rev().min_by_key(|width| busiest(*width)).unwrap_or(1)
 }
 
-/// The product of packed rows with a range of W's rows.
+/// The product of packed rows with a range of the right factor's columns (those of the output).
 pub(super) fn columns_product(
     arch: Arch,
     packed: &[f32],
     rows: usize,
-    weight: &StoredMatrix,
+    right: Factor<'_>,
     columns: Range<usize>,
     add: bool,
     out: Output,
 ) {
     let tile = Tile::of(arch);
-    let [_, depth] = weight.shape();
     let padded = columns.len().next_multiple_of(tile.columns);
-    with_scratch(padded * DEPTH.min(depth), |w| {
-        for block in blocks(depth) {
-            let len = block.len();
-            let w = &mut w[..padded * len];
-            pack_weight(tile, weight, columns.clone(), block.clone(), w);
+    with_scratch(padded * DEPTH.min(right.depth()), |w| {
+        for block in blocks(right.depth()) {
+            let depth = block.len();
+            let w = &mut w[..padded * depth];
+            match right.summed {
+                Summed::Columns => transpose_right(tile, right.matrix, columns.clone(), block.clone(), w),
+                Summed::Rows => copy_right(tile, right.matrix, block.clone(), columns.clone(), w),
+            }
             arch.dispatch(Product {
                 x: &packed[rows * block.start..rows * block.end],
-                x_stride: len,
+                x_stride: depth,
                 w,
-                depth: len,
+                depth,
                 rows,
                 columns: columns.len(),
                 out,
@@ -132,55 +214,40 @@ pub(super) fn columns_product(
     });
 }
 
-/// Packs the part `columns` × `block` of W, widening it on the way.
-fn pack_weight(tile: Tile, weight: &StoredMatrix, columns: Range<usize>, block: Range<usize>, out: &mut [f32]) {
+/// Packs the part `rows` × `block` of a matrix whose rows are the output's columns, widening it on the way.
+fn transpose_right(tile: Tile, matrix: Source<'_>, rows: Range<usize>, block: Range<usize>, out: &mut [f32]) {
     let mut widened = [0.0; WIDEN[0] * WIDEN[1]];
-    let starts = columns.clone().step_by(tile.columns);
+    let starts = rows.clone().step_by(tile.columns);
     for (panel, first) in out.chunks_exact_mut(tile.columns * block.len()).zip(starts) {
-        let here = tile.columns.min(columns.end - first);
+        let here = tile.columns.min(rows.end - first);
         if here < tile.columns {
             panel.fill(0.0);
         }
         for start in block.clone().step_by(WIDEN[1]) {
             let part = start..block.end.min(start + WIDEN[1]);
             for strip in (0..here).step_by(WIDEN[0]) {
-                let strip_columns = WIDEN[0].min(here - strip);
-                let rows = first + strip..first + strip + strip_columns;
-                let (values, stride) = widen_part(weight, rows, part.clone(), &mut widened);
+                let height = WIDEN[0].min(here - strip);
+                let rows = first + strip..first + strip + height;
+                let (values, stride) = matrix.part(rows, part.clone(), &mut widened);
                 let row = |r: usize| &values[r * stride..][..part.len()];
                 let out = &mut panel[(start - block.start) * tile.columns + strip..];
-                pack::transpose(strip_columns, part.len(), row, out, tile.columns);
+                pack::transpose(height, part.len(), row, out, tile.columns);
             }
         }
     }
 }
 
-/// The part `rows` × `columns` of W in f32, and the distance of its rows: where it is stored, if that is f32 in memory's
-/// alignment, else widened.
-fn widen_part<'a>(
-    weight: &'a StoredMatrix,
-    rows: Range<usize>,
-    columns: Range<usize>,
-    widened: &'a mut [f32],
-) -> (&'a [f32], usize) {
-    let dtype = weight.dtype();
-    let [_, depth] = weight.shape();
-    let stored = weight.row_bytes(rows.clone());
-    if dtype == Dtype::F32
-        && cfg!(target_endian = "little")
-        && let Ok(values) = try_cast_slice(stored)
-    {
-        return (&values[columns.start..], depth);
+/// Packs the part `block` × `columns` of a matrix whose columns are the output's, widening it on the way.
+fn copy_right(tile: Tile, matrix: Source<'_>, block: Range<usize>, columns: Range<usize>, out: &mut [f32]) {
+    let mut widened = [0.0; WIDEN[0] * WIDEN[1]];
+    let height = (widened.len() / matrix.stride(columns.clone())).clamp(1, block.len().max(1));
+    for start in block.clone().step_by(height) {
+        let rows = start..block.end.min(start + height);
+        let (values, stride) = matrix.part(rows.clone(), columns.clone(), &mut widened);
+        for k in 0..rows.len() {
+            let row = &values[k * stride..][..columns.len()];
+            let depth = start - block.start + k;
+            pack::step_of_columns(tile, block.len(), depth, row, out);
+        }
     }
-    let bytes = |k: usize| k / dtype.block_len() * dtype.block_bytes();
-    for (stored, row) in stored
-        .chunks_exact(bytes(depth))
-        .zip(widened.chunks_exact_mut(WIDEN[1]))
-    {
-        dtype.widen(
-            &stored[bytes(columns.start)..bytes(columns.end)],
-            &mut row[..columns.len()],
-        );
-    }
-    (widened, WIDEN[1])
 }

@@ -1,4 +1,4 @@
-//! Cross entropy over a vocabulary without its logits: `ln Σ_v e^{l_v} − l_target`, in nats, with `l = x · Wᵀ`.
+//! Cross entropy over a vocabulary, with and without its logits: `ln Σ_v e^{l_v} − l_target`, in nats, with `l = x · Wᵀ`.
 //!
 //! A task makes the logits of [`ROWS`] rows and one slice of the vocabulary in its scratch and leaves per row the slice's
 //! largest logit, its sum of `e^{l − max}` and, if it is there, the target's logit. Slices are joined in f64 in order.
@@ -6,10 +6,10 @@
 use super::{
     buffer::with_scratch,
     exp::exp,
-    gemm,
+    gemm::{self, Factor, Summed},
     kernel::{Output, Tile},
+    matrix::CpuMatrix,
 };
-use crate::StoredMatrix;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -28,7 +28,7 @@ struct Slice {
     target: f32,
 }
 
-pub(super) fn cross_entropy(arch: Arch, x: &[f32], head: &StoredMatrix, targets: &[u32]) -> Vec<f64> {
+pub(super) fn cross_entropy(arch: Arch, x: &[f32], head: &CpuMatrix, targets: &[u32]) -> Vec<f64> {
     let [_, dim] = head.shape();
     let chunks = targets.chunks(ROWS).enumerate();
     chunks
@@ -36,14 +36,16 @@ pub(super) fn cross_entropy(arch: Arch, x: &[f32], head: &StoredMatrix, targets:
         .collect()
 }
 
-fn chunk(arch: Arch, x: &[f32], head: &StoredMatrix, targets: &[u32]) -> Vec<f64> {
+fn chunk(arch: Arch, x: &[f32], head: &CpuMatrix, targets: &[u32]) -> Vec<f64> {
     let tile = Tile::of(arch);
-    let [vocab, _] = head.shape();
+    let [vocab, dim] = head.shape();
     let rows = targets.len();
     let width = PANELS * tile.columns;
     let mut slices = vec![Slice::default(); vocab.div_ceil(width) * rows]; // (slices, rows)
     with_scratch(x.len(), |packed| {
-        gemm::pack_rows(tile, x, rows, packed);
+        let left = Factor::values(x, [rows, dim], Summed::Columns);
+        let right = Factor::new(head.source(), Summed::Columns);
+        gemm::pack_left(tile, left, 0..rows, packed);
         slices
             .par_chunks_mut(rows)
             .with_max_len(1)
@@ -54,7 +56,7 @@ fn chunk(arch: Arch, x: &[f32], head: &StoredMatrix, targets: &[u32]) -> Vec<f64
                 with_scratch(rows * columns.len(), |logits| {
                     // SAFETY: the scratch is this task's alone.
                     let out = unsafe { Output::new(logits, columns.len()) };
-                    gemm::columns_product(arch, packed, rows, head, columns.clone(), false, out);
+                    gemm::columns_product(arch, packed, rows, right, columns.clone(), false, out);
                     for ((logits, slice), target) in logits.chunks_exact(columns.len()).zip(slices).zip(targets) {
                         *slice = arch.dispatch(Reduce(logits));
                         slice.target = (*target as usize)
@@ -85,6 +87,69 @@ fn join<'a>(slices: impl Iterator<Item = &'a Slice> + Clone) -> f64 {
     max + total.ln() - target
 }
 
+/// Losses of rows of logits, which become `weight · (softmax − onehot)`.
+pub(super) fn cross_entropy_backward(arch: Arch, logits: &mut [f32], targets: &[u32], weights: &[f32]) -> Vec<f64> {
+    let vocab = (logits.len() / targets.len().max(1)).max(1);
+    logits
+        .par_chunks_exact_mut(vocab)
+        .zip(targets.par_iter().zip(weights))
+        .map(|(logits, (&target, &weight))| {
+            let target = target as usize;
+            let target_logit = f64::from(logits[target]);
+            let log_sum = arch.dispatch(Softmax { logits, factor: weight });
+            logits[target] -= weight;
+            log_sum - target_logit
+        })
+        .collect()
+}
+
+/// Turns logits into `factor · softmax` and returns `ln Σ e^l`. The row stays in the second-level cache: a sweep for the
+/// maximum, one for exponentials and their sum, one for the factor.
+struct Softmax<'a> {
+    logits: &'a mut [f32],
+    factor: f32,
+}
+
+/// Exponentials that are summed in f32 before the sum goes on in f64.
+const SUMMED: usize = 2048;
+
+impl WithSimd for Softmax<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> f64 {
+        let max = maximum(simd, self.logits);
+        let shift = simd.splat_f32s(if max == f32::NEG_INFINITY { 0.0 } else { max });
+        let mut total = 0.0;
+        for part in self.logits.chunks_mut(SUMMED) {
+            let (vectors, rest) = S::as_mut_simd_f32s(part);
+            let mut sum = simd.splat_f32s(0.0);
+            for v in vectors {
+                *v = exp(simd, simd.sub_f32s(*v, shift));
+                sum = simd.add_f32s(sum, *v);
+            }
+            let last = exp(simd, simd.sub_f32s(simd.partial_load_f32s(rest), shift));
+            simd.partial_store_f32s(rest, last);
+            total += f64::from(simd.reduce_sum_f32s(sum)) + rest.iter().copied().map(f64::from).sum::<f64>();
+        }
+        let factor = (f64::from(self.factor) / total) as f32;
+        for value in self.logits {
+            *value *= factor;
+        }
+        f64::from(max) + total.ln()
+    }
+}
+
+#[inline(always)]
+fn maximum<S: Simd>(simd: S, values: &[f32]) -> f32 {
+    let (vectors, rest) = S::as_simd_f32s(values);
+    let mut max = simd.splat_f32s(f32::NEG_INFINITY);
+    for v in vectors {
+        max = simd.max_f32s(max, *v);
+    }
+    rest.iter().copied().fold(simd.reduce_max_f32s(max), f32::max)
+}
+
 /// The largest of some logits and their sum of exponentials.
 struct Reduce<'a>(&'a [f32]);
 
@@ -94,11 +159,7 @@ impl WithSimd for Reduce<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Slice {
         let (vectors, rest) = S::as_simd_f32s(self.0);
-        let mut max = simd.splat_f32s(f32::NEG_INFINITY);
-        for v in vectors {
-            max = simd.max_f32s(max, *v);
-        }
-        let max = rest.iter().copied().fold(simd.reduce_max_f32s(max), f32::max);
+        let max = maximum(simd, self.0);
         // With nothing above −∞ every exponential is 0, which −∞ − −∞ would not say.
         let shift = if max == f32::NEG_INFINITY { 0.0 } else { max };
         let mut sum = simd.splat_f32s(0.0);

@@ -1,18 +1,29 @@
 //! [`Cpu`]: f32 arithmetic on all cores.
 
 mod attention;
+mod attention_backward;
 mod buffer;
 mod elementwise;
 mod exp;
+mod gate;
 mod gemm;
 mod kernel;
 mod loss;
+mod matrix;
+mod norm;
+mod optimizer;
 mod pack;
+mod rope;
+mod rows;
 
 pub use buffer::CpuBuffer;
-use gemm::Target;
+pub use matrix::CpuMatrix;
 
-use crate::{Accumulate, Activation, Attention, Backend, Real, RopeTable, StoredMatrix, shapes};
+use crate::{
+    Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Backend, Real, RopeTable,
+    StoredMatrix, shapes,
+};
+use gemm::{Factor, Summed};
 use pulp::Arch;
 
 /// The CPU backend: f32 arithmetic, weights used in their storage format, all threads of rayon's global pool.
@@ -30,7 +41,7 @@ impl Cpu {
 
 impl Backend for Cpu {
     type Buffer = CpuBuffer;
-    type Matrix = StoredMatrix;
+    type Matrix = CpuMatrix;
 
     fn zeros(&self, len: usize) -> CpuBuffer {
         CpuBuffer::zeros(len)
@@ -63,30 +74,110 @@ impl Backend for Cpu {
         buffer.len()
     }
 
-    fn matrix(&self, stored: StoredMatrix) -> StoredMatrix {
-        stored
+    fn clear(&self, x: &mut CpuBuffer) {
+        elementwise::clear(x);
     }
 
-    fn embed(&self, table: &StoredMatrix, ids: &[u32], out: &mut CpuBuffer) {
-        shapes::embed(table.shape(), ids, out.len());
-        let [_, dim] = table.shape();
-        for (row, &id) in out.chunks_exact_mut(dim).zip(ids) {
-            table.widen_rows(id as usize..id as usize + 1, row);
+    fn copy(&self, x: &CpuBuffer, out: &mut CpuBuffer) {
+        shapes::same("copy", x.len(), out.len());
+        elementwise::copy(x, out);
+    }
+
+    fn matrix(&self, stored: StoredMatrix) -> CpuMatrix {
+        CpuMatrix::Frozen(stored)
+    }
+
+    fn trained(&self, shape: [usize; 2], values: CpuBuffer) -> CpuMatrix {
+        shapes::trained(shape, values.len());
+        CpuMatrix::Trained { shape, values }
+    }
+
+    fn shape(&self, matrix: &CpuMatrix) -> [usize; 2] {
+        matrix.shape()
+    }
+
+    fn values<'a>(&self, matrix: &'a CpuMatrix) -> Option<&'a CpuBuffer> {
+        match matrix {
+            CpuMatrix::Frozen(_) => None,
+            CpuMatrix::Trained { values, .. } => Some(values),
         }
     }
 
-    fn linear(&self, x: &CpuBuffer, w: &StoredMatrix, rows: usize, mode: Accumulate, out: &mut CpuBuffer) {
-        shapes::linear(x.len(), w.shape(), rows, out.len());
-        let mut target = Target { weight: w, out };
-        gemm::products(self.arch, x, rows, mode, std::slice::from_mut(&mut target));
+    fn values_mut<'a>(&self, matrix: &'a mut CpuMatrix) -> Option<&'a mut CpuBuffer> {
+        match matrix {
+            CpuMatrix::Frozen(_) => None,
+            CpuMatrix::Trained { values, .. } => Some(values),
+        }
     }
 
-    fn linears(&self, x: &CpuBuffer, rows: usize, mode: Accumulate, pairs: &mut [(&StoredMatrix, &mut CpuBuffer)]) {
-        let check =
-            |(w, out): &mut (&StoredMatrix, &mut CpuBuffer)| shapes::linear(x.len(), w.shape(), rows, out.len());
-        pairs.iter_mut().for_each(check);
-        let mut targets: Vec<_> = pairs.iter_mut().map(|(w, out)| Target { weight: w, out }).collect();
-        gemm::products(self.arch, x, rows, mode, &mut targets);
+    fn embed(&self, table: &CpuMatrix, ids: &[u32], out: &mut CpuBuffer) {
+        shapes::embed(table.shape(), ids, out.len());
+        rows::embed(table, ids, out);
+    }
+
+    fn embed_backward(&self, ids: &[u32], d_out: &CpuBuffer, d_table: &mut CpuBuffer) {
+        let dim = shapes::embed_backward(ids, d_out.len(), d_table.len());
+        rows::embed_backward(ids, dim, d_out, d_table);
+    }
+
+    fn gather_rows(&self, x: &CpuBuffer, rows: &[usize], width: usize, out: &mut CpuBuffer) {
+        shapes::rows_of("gather_rows", x.len(), rows, width, out.len());
+        rows::gather(x, rows, width, out);
+    }
+
+    fn scatter_rows(&self, x: &CpuBuffer, rows: &[usize], width: usize, out: &mut CpuBuffer) {
+        shapes::rows_of("scatter_rows", out.len(), rows, width, x.len());
+        rows::scatter(x, rows, width, out);
+    }
+
+    fn linear(&self, x: &CpuBuffer, w: &CpuMatrix, rows: usize, mode: Accumulate, out: &mut CpuBuffer) {
+        self.linears(x, rows, mode, &mut [(w, out)]);
+    }
+
+    fn linears(&self, x: &CpuBuffer, rows: usize, mode: Accumulate, pairs: &mut [(&CpuMatrix, &mut CpuBuffer)]) {
+        let Some((w, _)) = pairs.first() else { return };
+        let [_, k] = w.shape();
+        let left = Factor::values(x, [rows, k], Summed::Columns);
+        let mut pairs: Vec<_> = pairs
+            .iter_mut()
+            .map(|(w, out)| {
+                shapes::linear(x.len(), w.shape(), rows, out.len());
+                (Factor::new(w.source(), Summed::Columns), &mut ***out)
+            })
+            .collect();
+        gemm::products(self.arch, left, mode, &mut pairs);
+    }
+
+    fn linear_dx(&self, dy: &CpuBuffer, w: &CpuMatrix, rows: usize, mode: Accumulate, dx: &mut CpuBuffer) {
+        self.linears_dx(&[(dy, w)], rows, mode, dx);
+    }
+
+    fn linears_dx(&self, pairs: &[(&CpuBuffer, &CpuMatrix)], rows: usize, mode: Accumulate, dx: &mut CpuBuffer) {
+        let terms: Vec<_> = pairs
+            .iter()
+            .map(|(dy, w)| {
+                shapes::linear_dx(dy.len(), w.shape(), rows, dx.len());
+                let [n, _] = w.shape();
+                (
+                    Factor::values(dy, [rows, n], Summed::Columns),
+                    Factor::new(w.source(), Summed::Rows),
+                )
+            })
+            .collect();
+        gemm::sum_of_products(self.arch, &terms, mode, dx);
+    }
+
+    fn linear_dw(&self, dy: &CpuBuffer, x: &CpuBuffer, rows: usize, mode: Accumulate, dw: &mut CpuBuffer) {
+        let [n, k] = shapes::linear_dw(dy.len(), x.len(), rows, dw.len());
+        if rows == 0 {
+            if mode == Accumulate::Write {
+                dw.fill(0.0);
+            }
+            return;
+        }
+        let left = Factor::values(dy, [rows, n], Summed::Rows);
+        let right = Factor::values(x, [rows, k], Summed::Rows);
+        gemm::products(self.arch, left, mode, &mut [(right, dw)]);
     }
 
     fn add_bias(&self, x: &mut CpuBuffer, bias: &CpuBuffer) {
@@ -94,25 +185,90 @@ impl Backend for Cpu {
         elementwise::add_bias(self.arch, x, bias);
     }
 
+    fn add_bias_backward(&self, dy: &CpuBuffer, d_bias: &mut CpuBuffer) {
+        shapes::grouped("add_bias_backward", dy.len(), d_bias.len());
+        elementwise::add_bias_backward(self.arch, dy, d_bias);
+    }
+
     fn rms_norm(&self, x: &CpuBuffer, weight: &CpuBuffer, eps: f32, out: &mut CpuBuffer) {
         shapes::grouped("rms_norm", x.len(), weight.len());
         shapes::same("rms_norm", x.len(), out.len());
-        elementwise::rms_norm(self.arch, x, weight, eps, out);
+        norm::rms_norm(self.arch, x, weight, eps, out);
+    }
+
+    fn rms_norm_backward(
+        &self,
+        x: &CpuBuffer,
+        weight: &CpuBuffer,
+        eps: f32,
+        dy: &CpuBuffer,
+        mode: Accumulate,
+        dx: &mut CpuBuffer,
+        d_weight: Option<&mut CpuBuffer>,
+    ) {
+        let lengths = [x.len(), dy.len(), dx.len()];
+        shapes::rms_norm_backward(weight.len(), lengths, d_weight.as_ref().map(|d| d.len()));
+        let d_weight = d_weight.map(|d| &mut **d);
+        norm::rms_norm_backward(self.arch, [x, dy], weight, eps, mode, dx, d_weight);
     }
 
     fn rope(&self, x: &mut CpuBuffer, table: &RopeTable, positions: &[u32], heads: usize) {
         shapes::rope(x.len(), table, positions, heads);
-        elementwise::rope(self.arch, x, table, positions, heads);
+        rope::rope(self.arch, x, table, positions, heads, 1.0);
     }
 
-    fn attention(&self, shape: &Attention<'_>, q: &CpuBuffer, k: &CpuBuffer, v: &CpuBuffer, out: &mut CpuBuffer) {
+    fn rope_backward(&self, dx: &mut CpuBuffer, table: &RopeTable, positions: &[u32], heads: usize) {
+        shapes::rope(dx.len(), table, positions, heads);
+        rope::rope(self.arch, dx, table, positions, heads, -1.0);
+    }
+
+    fn attention(
+        &self,
+        shape: &Attention<'_>,
+        q: &CpuBuffer,
+        k: &CpuBuffer,
+        v: &CpuBuffer,
+        out: &mut CpuBuffer,
+        log_sums: Option<&mut CpuBuffer>,
+    ) {
         shapes::attention(shape, [q.len(), k.len(), v.len(), out.len()]);
-        attention::attention(self.arch, shape, q, k, v, out);
+        if let Some(log_sums) = &log_sums {
+            shapes::log_sums(shape, log_sums.len());
+        }
+        attention::attention(self.arch, shape, [q, k, v], out, log_sums.map(|l| &mut **l));
+    }
+
+    fn attention_backward(
+        &self,
+        shape: &Attention<'_>,
+        forward: AttentionForward<'_, CpuBuffer>,
+        d_out: &CpuBuffer,
+        gradients: AttentionGradients<'_, CpuBuffer>,
+    ) {
+        shapes::attention_backward(
+            shape,
+            [forward.q, forward.k, forward.v, forward.out].map(|buffer| buffer.len()),
+            forward.log_sums.len(),
+            [&*gradients.q, &*gradients.k, &*gradients.v, d_out].map(|buffer| buffer.len()),
+        );
+        attention_backward::attention_backward(shape, &forward, d_out, gradients);
     }
 
     fn gated(&self, activation: Activation, gate: &mut CpuBuffer, up: &CpuBuffer) {
         shapes::same("gated", gate.len(), up.len());
-        elementwise::gated(self.arch, activation, gate, up);
+        gate::gated(self.arch, activation, gate, up);
+    }
+
+    fn gated_to(&self, activation: Activation, gate: &CpuBuffer, up: &CpuBuffer, out: &mut CpuBuffer) {
+        shapes::same("gated_to", gate.len(), up.len());
+        shapes::same("gated_to", gate.len(), out.len());
+        gate::gated_to(self.arch, activation, gate, up, out);
+    }
+
+    fn gated_backward(&self, activation: Activation, dy: &CpuBuffer, gate: &mut CpuBuffer, up: &mut CpuBuffer) {
+        shapes::same("gated_backward", gate.len(), up.len());
+        shapes::same("gated_backward", gate.len(), dy.len());
+        gate::gated_backward(self.arch, activation, dy, gate, up);
     }
 
     fn add(&self, x: &mut CpuBuffer, y: &CpuBuffer) {
@@ -124,8 +280,34 @@ impl Backend for Cpu {
         elementwise::scale(self.arch, x, factor);
     }
 
-    fn cross_entropy(&self, x: &CpuBuffer, head: &StoredMatrix, targets: &[u32]) -> Vec<f64> {
+    fn cross_entropy(&self, x: &CpuBuffer, head: &CpuMatrix, targets: &[u32]) -> Vec<f64> {
         shapes::cross_entropy(x.len(), head.shape(), targets);
         loss::cross_entropy(self.arch, x, head, targets)
+    }
+
+    fn cross_entropy_backward(&self, logits: &mut CpuBuffer, targets: &[u32], weights: &[f32]) -> Vec<f64> {
+        shapes::cross_entropy_backward(logits.len(), targets, weights.len());
+        loss::cross_entropy_backward(self.arch, logits, targets, weights)
+    }
+
+    fn dropout(&self, x: &CpuBuffer, p: f32, key: u64, out: &mut CpuBuffer) {
+        shapes::dropout(p, x.len(), out.len());
+        elementwise::dropout(self.arch, x, p, key, out);
+    }
+
+    fn sum_of_squares(&self, x: &CpuBuffer) -> f64 {
+        elementwise::sum_of_squares(self.arch, x)
+    }
+
+    fn adamw(
+        &self,
+        step: &AdamW,
+        gradient: &CpuBuffer,
+        parameter: &mut CpuBuffer,
+        first: &mut CpuBuffer,
+        second: &mut CpuBuffer,
+    ) {
+        shapes::adamw(step, [gradient.len(), parameter.len(), first.len(), second.len()]);
+        optimizer::adamw(self.arch, step, gradient, parameter, first, second);
     }
 }

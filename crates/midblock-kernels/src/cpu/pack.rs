@@ -1,8 +1,9 @@
 //! Packing: rewriting operands in the order in which the micro-kernel reads them.
 //!
-//! Both operands come as rows along the summed dimension and leave k-major. Rows of x go into tiles of the heights the kernel
-//! uses, `[k][row]`, with nothing between them, so the tile of row `r` starts at `r · depth`. Columns (rows of W) go into
-//! panels of a tile's width, `[k][column]`, the last one padded with zeros.
+//! Operands leave k-major: rows of the left one in tiles of the heights the kernel uses, `[k][row]`, with nothing between
+//! them, so the tile of row `r` starts at `r · depth`; columns of the right one in panels of a tile's width, `[k][column]`, the
+//! last one padded with zeros. What comes as rows along the summed dimension is transposed; what comes step by step along it
+//! is k-major already and only moved.
 
 use super::kernel::Tile;
 
@@ -44,6 +45,32 @@ pub(super) fn columns<'a>(
             panel.fill(0.0);
         }
         transpose(here, depth, |c| column(first + c), panel, tile.columns);
+    }
+}
+
+/// Packs rows of which `step(k)` holds the elements at k, into `out`, `rows · depth` long.
+pub(super) fn rows_by_step<'a>(tile: Tile, depth: usize, step: impl Fn(usize) -> &'a [f32], out: &mut [f32]) {
+    let rows = out.len() / depth;
+    for k in 0..depth {
+        let values = step(k);
+        let mut first = 0;
+        while first < rows {
+            let height = tile.height(rows - first);
+            out[first * depth + k * height..][..height].copy_from_slice(&values[first..][..height]);
+            first += height;
+        }
+    }
+}
+
+/// Puts `values`, the elements of all columns at step `k` of `depth`, into their panels.
+pub(super) fn step_of_columns(tile: Tile, depth: usize, k: usize, values: &[f32], panels: &mut [f32]) {
+    for (values, panel) in values
+        .chunks(tile.columns)
+        .zip(panels.chunks_exact_mut(tile.columns * depth))
+    {
+        let step = &mut panel[k * tile.columns..][..tile.columns];
+        step[..values.len()].copy_from_slice(values);
+        step[values.len()..].fill(0.0);
     }
 }
 

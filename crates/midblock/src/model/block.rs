@@ -1,49 +1,83 @@
-//! One transformer block: attention and gated MLP, each with its residual sum.
+//! One transformer block: attention and gated MLP, each with its residual sum; forward, and backward beside it.
+//!
+//! `middle = h + A(h)`, `out = middle + M(middle)`, where a half is `f(norm(x))` or, in OLMo2, `norm(f(x))`. Backward goes
+//! the other way and adds to the residual gradient: `dh += ∂A/∂hᵀ · dh` after `dh += ∂M/∂middleᵀ · dh`.
 
-use super::{Architecture, Batch, Linear, NormPlacement, QkNorm, tensors::BlockTensors};
-use midblock_kernels::{Accumulate, Activation, Attention, Backend, RopeTable};
+use super::{
+    Architecture, Kind, NormPlacement, ParameterId, Part, Pass, QkNorm, Sink,
+    attention::{AttentionScratch, AttentionState, SelfAttention},
+    linear::{Delta, Linear},
+    mlp::{GatedMlp, MlpState},
+    norm::Norm,
+    tensors::BlockTensors,
+};
+use midblock_kernels::{Accumulate, Backend};
 
 /// A block on a device.
 pub struct Block<B: Backend> {
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    ffn: usize,
-    window: Option<usize>,
-    activation: Activation,
-    eps: f32,
     placement: NormPlacement,
-    q: Linear<B>,
-    k: Linear<B>,
-    v: Linear<B>,
-    o: Linear<B>,
-    gate: Linear<B>,
-    up: Linear<B>,
-    down: Linear<B>,
+    attention: SelfAttention<B>,
+    mlp: GatedMlp<B>,
     /// Before (or after) attention, (D).
-    attention_norm: B::Buffer,
+    attention_norm: Norm<B>,
     /// Before (or after) the MLP, (D).
-    mlp_norm: B::Buffer,
-    /// Norms of queries and keys: (E) each per head, or (H·E) and (K·E) over all heads.
-    qk_norms: Option<[B::Buffer; 2]>,
+    mlp_norm: Norm<B>,
 }
 
-/// Intermediate buffers of a block, reused from block to block and batch to batch.
+/// What a block's backward reads beside the block's input. Inference reuses one for all blocks.
+pub struct Interior<B: Backend> {
+    attention: AttentionState<B>,
+    mlp: MlpState<B>,
+    /// The residual stream between the halves, (rows, D).
+    middle: B::Buffer,
+    /// What the halves' norms read where they come after, (rows, D) each.
+    unnormed: [B::Buffer; 2],
+}
+
+/// Buffers that live no longer than a block's forward or backward, reused from block to block and batch to batch.
 pub struct Scratch<B: Backend> {
     /// Normed input, or an output before its norm, (rows, D).
     x: B::Buffer,
-    /// (rows, H·E)
-    q: B::Buffer,
-    /// (rows, K·E)
-    k: B::Buffer,
-    /// (rows, K·E)
-    v: B::Buffer,
-    /// Attention result, or a second copy for norms, (rows, max(H·E, D)).
-    y: B::Buffer,
-    /// (rows, F)
-    gate: B::Buffer,
-    /// (rows, F)
-    up: B::Buffer,
+    /// (rows, D)
+    dx: B::Buffer,
+    /// What `down` multiplies, and its gradient, (rows, F).
+    product: B::Buffer,
+    d_product: B::Buffer,
+    attention: AttentionScratch<B>,
+}
+
+/// A trainable part of a model.
+pub enum Parameter<'a, B: Backend> {
+    /// (out, in)
+    Matrix(&'a mut B::Matrix),
+    /// (n)
+    Vector(&'a mut B::Buffer),
+}
+
+impl<B: Backend> Interior<B> {
+    /// Empty buffers; they grow with the first batch.
+    pub fn new(backend: &B) -> Self {
+        let empty = || backend.zeros(0);
+        Self {
+            attention: AttentionState::new(backend),
+            mlp: MlpState::new(backend),
+            middle: empty(),
+            unnormed: [empty(), empty()],
+        }
+    }
+
+    /// Bytes of f32 that are kept for a batch of `rows` rows, without adapters' narrow products.
+    pub fn bytes(architecture: &Architecture, rows: usize) -> usize {
+        let unnormed = if architecture.norms == NormPlacement::After {
+            2
+        } else {
+            0
+        };
+        let width = AttentionState::<B>::width(architecture)
+            + MlpState::<B>::width(architecture)
+            + (1 + unnormed) * architecture.hidden;
+        4 * rows * width
+    }
 }
 
 impl<B: Backend> Scratch<B> {
@@ -52,142 +86,280 @@ impl<B: Backend> Scratch<B> {
         let empty = || backend.zeros(0);
         Self {
             x: empty(),
-            q: empty(),
-            k: empty(),
-            v: empty(),
-            y: empty(),
-            gate: empty(),
-            up: empty(),
+            dx: empty(),
+            product: empty(),
+            d_product: empty(),
+            attention: AttentionScratch::new(backend),
         }
     }
 
-    /// Bytes that a batch of `rows` rows needs.
-    pub fn bytes(architecture: &Architecture, rows: usize) -> usize {
+    /// Bytes of f32 that inference on `rows` rows needs, an [`Interior`] without what is only kept for backward included.
+    pub fn inference_bytes(architecture: &Architecture, rows: usize) -> usize {
+        4 * rows * (AttentionState::<B>::width(architecture) + MlpState::<B>::width(architecture) + architecture.hidden)
+    }
+
+    /// Bytes of f32 that backward on `rows` rows needs beside the interiors.
+    pub fn backward_bytes(architecture: &Architecture, rows: usize) -> usize {
         let a = architecture;
-        let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
-        4 * rows * (a.hidden + q + 2 * kv + q.max(a.hidden) + 2 * a.ffn)
+        4 * rows * (2 * a.hidden + 2 * a.ffn + AttentionState::<B>::width(a))
     }
 }
 
 impl<B: Backend> Block<B> {
     /// Hands a block's tensors to the device.
     pub fn new(backend: &B, architecture: &Architecture, tensors: &BlockTensors<'_>) -> Self {
-        let [q, k, v, o, gate, up, down] = tensors.linears.as_slice() else {
-            panic!(
-                "invariant: a block has seven linear layers, got {}",
-                tensors.linears.len()
-            )
+        let block = tensors.index;
+        let linear = |i: usize| Linear::new(backend, block, Part::LINEARS[i], &tensors.linears[i]);
+        let norm = |i: usize| {
+            let id = ParameterId::Block {
+                block,
+                part: Part::NORMS[i],
+                kind: Kind::Weight,
+            };
+            Norm::new(id, backend.upload(&tensors.norms[i].to_f32()), architecture.norm_eps)
         };
-        let linear = |tensors| Linear::new(backend, tensors);
-        let norm = |i: usize| backend.upload(&tensors.norms[i].to_f32());
+        let qk_norms = (architecture.qk_norm != QkNorm::None).then(|| [norm(2), norm(3)]);
+        let projections = [0, 1, 2, 3].map(linear);
         Self {
-            heads: architecture.heads,
-            kv_heads: architecture.kv_heads,
-            head_dim: architecture.head_dim,
-            ffn: architecture.ffn,
-            window: architecture.windows[tensors.index],
-            activation: architecture.activation,
-            eps: architecture.norm_eps,
             placement: architecture.norms,
-            q: linear(q),
-            k: linear(k),
-            v: linear(v),
-            o: linear(o),
-            gate: linear(gate),
-            up: linear(up),
-            down: linear(down),
+            attention: SelfAttention::new(architecture, architecture.windows[block], projections, qk_norms),
+            mlp: GatedMlp::new(architecture.activation, [4, 5, 6].map(linear)),
             attention_norm: norm(0),
             mlp_norm: norm(1),
-            qk_norms: (architecture.qk_norm != QkNorm::None).then(|| [norm(2), norm(3)]),
         }
     }
 
-    /// Replaces `hidden` (rows, D) by the block's output.
+    /// Replaces `hidden` (rows, D) by the block's output. With `keep`, `interior` is left as [`backward`](Self::backward)
+    /// wants it.
     pub fn forward(
         &self,
-        backend: &B,
-        batch: &Batch,
-        rope: &RopeTable,
+        pass: &Pass<'_, B>,
+        keep: bool,
         hidden: &mut B::Buffer,
+        interior: &mut Interior<B>,
         scratch: &mut Scratch<B>,
     ) {
-        backend.resize(&mut scratch.x, backend.len(hidden));
+        let backend = pass.backend;
+        let Interior {
+            attention,
+            mlp,
+            middle,
+            unnormed: [attended, expanded],
+        } = interior;
+        let Scratch { x, product, .. } = scratch;
         match self.placement {
             NormPlacement::Before => {
-                backend.rms_norm(hidden, &self.attention_norm, self.eps, &mut scratch.x);
-                self.attend(backend, batch, rope, None, scratch);
-                self.o
-                    .forward(backend, &scratch.y, batch.rows(), Accumulate::Add, hidden);
-                backend.rms_norm(hidden, &self.mlp_norm, self.eps, &mut scratch.x);
-                self.expand(backend, batch.rows(), None, scratch);
-                self.down
-                    .forward(backend, &scratch.gate, batch.rows(), Accumulate::Add, hidden);
+                self.attention_norm.forward(backend, hidden, x);
+                self.attention
+                    .forward(pass, x, keep, attention, Accumulate::Add, hidden);
+                if keep {
+                    backend.resize(middle, backend.len(hidden));
+                    backend.copy(hidden, middle);
+                }
+                self.mlp_norm.forward(backend, hidden, x);
+                self.mlp.forward(pass, x, keep, mlp, product, Accumulate::Add, hidden);
             }
             NormPlacement::After => {
-                self.attend(backend, batch, rope, Some(hidden), scratch);
-                self.o
-                    .forward(backend, &scratch.y, batch.rows(), Accumulate::Write, &mut scratch.x);
-                self.add_normed(backend, &self.attention_norm, hidden, scratch);
-                self.expand(backend, batch.rows(), Some(hidden), scratch);
-                self.down
-                    .forward(backend, &scratch.gate, batch.rows(), Accumulate::Write, &mut scratch.x);
-                self.add_normed(backend, &self.mlp_norm, hidden, scratch);
+                self.attention
+                    .forward(pass, hidden, keep, attention, Accumulate::Write, attended);
+                self.attention_norm.forward(backend, attended, x);
+                backend.add(hidden, x);
+                if keep {
+                    backend.resize(middle, backend.len(hidden));
+                    backend.copy(hidden, middle);
+                }
+                self.mlp
+                    .forward(pass, hidden, keep, mlp, product, Accumulate::Write, expanded);
+                self.mlp_norm.forward(backend, expanded, x);
+                backend.add(hidden, x);
             }
         }
     }
 
-    /// Attention of `input` (or the normed states in `scratch.x`) before the output projection → `scratch.y` (rows, H·E).
-    fn attend(
+    /// Turns `dh`, the gradient with respect to the block's output, into that with respect to its input (rows, D), and
+    /// hands what the sink wants to it. With `below` false nothing is wanted below this block: `dh` is unspecified
+    /// afterwards, and no more is computed than the block's own parameters need. Uses up `interior`.
+    #[allow(clippy::too_many_arguments)]
+    pub fn backward(
         &self,
-        backend: &B,
-        batch: &Batch,
-        rope: &RopeTable,
-        input: Option<&B::Buffer>,
+        pass: &Pass<'_, B>,
+        input: &B::Buffer,
+        interior: &mut Interior<B>,
+        dh: &mut B::Buffer,
+        below: bool,
         scratch: &mut Scratch<B>,
+        sink: &mut impl Sink<B>,
     ) {
-        let (rows, e) = (batch.rows(), self.head_dim);
-        let Scratch { x, q, k, v, y, .. } = scratch;
-        backend.resize(q, rows * self.heads * e);
-        backend.resize(k, rows * self.kv_heads * e);
-        backend.resize(v, rows * self.kv_heads * e);
-        backend.resize(y, rows * self.heads * e);
-        let x = input.unwrap_or(x);
-        Linear::forward_all(backend, x, rows, &mut [(&self.q, q), (&self.k, k), (&self.v, v)]);
-        if let Some([q_norm, k_norm]) = &self.qk_norms {
-            backend.rms_norm(q, q_norm, self.eps, y);
-            std::mem::swap(q, y);
-            backend.resize(y, rows * self.kv_heads * e);
-            backend.rms_norm(k, k_norm, self.eps, y);
-            std::mem::swap(k, y);
-            backend.resize(y, rows * self.heads * e);
+        let into_attention = below || self.attention.wanted(sink) || sink.wants(self.attention_norm.id());
+        match self.placement {
+            NormPlacement::Before => {
+                self.mlp_backward_before(pass, interior, dh, into_attention, scratch, sink);
+                if into_attention {
+                    self.attention_backward_before(pass, input, interior, dh, below, scratch, sink);
+                }
+            }
+            NormPlacement::After => {
+                self.mlp_backward_after(pass, interior, dh, into_attention, scratch, sink);
+                if into_attention {
+                    self.attention_backward_after(pass, input, interior, dh, below, scratch, sink);
+                }
+            }
         }
-        backend.rope(q, rope, batch.positions(), self.heads);
-        backend.rope(k, rope, batch.positions(), self.kv_heads);
-        let shape = Attention {
-            offsets: batch.offsets(),
-            heads: self.heads,
-            kv_heads: self.kv_heads,
-            head_dim: e,
-            scale: 1.0 / (e as f32).sqrt(),
-            window: self.window,
+    }
+
+    fn mlp_backward_before(
+        &self,
+        pass: &Pass<'_, B>,
+        interior: &mut Interior<B>,
+        dh: &mut B::Buffer,
+        below: bool,
+        scratch: &mut Scratch<B>,
+        sink: &mut impl Sink<B>,
+    ) {
+        let backend = pass.backend;
+        let into_norm = below || sink.wants(self.mlp_norm.id());
+        if !into_norm && !self.mlp.wanted(sink) {
+            return;
+        }
+        let Interior { mlp, middle, .. } = interior;
+        let Scratch {
+            x,
+            dx,
+            product,
+            d_product,
+            ..
+        } = scratch;
+        let x = self.mlp.wants_input(sink).then(|| {
+            self.mlp_norm.forward(backend, middle, x);
+            &*x
+        });
+        let d_normed = into_norm.then_some((Accumulate::Write, &mut *dx));
+        self.mlp
+            .backward(pass, x, mlp, dh, d_normed, [product, d_product], sink);
+        if into_norm {
+            self.mlp_norm.backward(backend, middle, dx, Accumulate::Add, dh, sink);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn attention_backward_before(
+        &self,
+        pass: &Pass<'_, B>,
+        input: &B::Buffer,
+        interior: &mut Interior<B>,
+        dh: &mut B::Buffer,
+        below: bool,
+        scratch: &mut Scratch<B>,
+        sink: &mut impl Sink<B>,
+    ) {
+        let backend = pass.backend;
+        let into_norm = below || sink.wants(self.attention_norm.id());
+        let Scratch { x, dx, attention, .. } = scratch;
+        let x = self.attention.wants_input(sink).then(|| {
+            self.attention_norm.forward(backend, input, x);
+            &*x
+        });
+        let d_normed = into_norm.then_some((Accumulate::Write, &mut *dx));
+        self.attention
+            .backward(pass, x, &interior.attention, dh, d_normed, attention, sink);
+        if into_norm {
+            self.attention_norm
+                .backward(backend, input, dx, Accumulate::Add, dh, sink);
+        }
+    }
+
+    fn mlp_backward_after(
+        &self,
+        pass: &Pass<'_, B>,
+        interior: &mut Interior<B>,
+        dh: &mut B::Buffer,
+        below: bool,
+        scratch: &mut Scratch<B>,
+        sink: &mut impl Sink<B>,
+    ) {
+        let backend = pass.backend;
+        let Interior {
+            mlp,
+            middle,
+            unnormed: [_, expanded],
+            ..
+        } = interior;
+        let Scratch {
+            dx, product, d_product, ..
+        } = scratch;
+        if !below && !self.mlp.wanted(sink) && !sink.wants(self.mlp_norm.id()) {
+            return;
+        }
+        backend.resize(dx, backend.len(dh));
+        self.mlp_norm
+            .backward(backend, expanded, dh, Accumulate::Write, dx, sink);
+        let dh = below.then_some((Accumulate::Add, dh));
+        self.mlp
+            .backward(pass, Some(middle), mlp, dx, dh, [product, d_product], sink);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn attention_backward_after(
+        &self,
+        pass: &Pass<'_, B>,
+        input: &B::Buffer,
+        interior: &mut Interior<B>,
+        dh: &mut B::Buffer,
+        below: bool,
+        scratch: &mut Scratch<B>,
+        sink: &mut impl Sink<B>,
+    ) {
+        let backend = pass.backend;
+        let [attended, _] = &interior.unnormed;
+        let Scratch { dx, attention, .. } = scratch;
+        backend.resize(dx, backend.len(dh));
+        self.attention_norm
+            .backward(backend, attended, dh, Accumulate::Write, dx, sink);
+        let dh = below.then_some((Accumulate::Add, dh));
+        self.attention
+            .backward(pass, Some(input), &interior.attention, dx, dh, attention, sink);
+    }
+
+    /// The parameter of that part and kind; `None` if the block has none.
+    pub fn parameter_mut(&mut self, part: Part, kind: Kind) -> Option<Parameter<'_, B>> {
+        let norm = match part {
+            Part::AttentionNorm => Some(&mut self.attention_norm),
+            Part::MlpNorm => Some(&mut self.mlp_norm),
+            Part::QNorm => self.attention.norms_mut().map(|[q, _]| q),
+            Part::KNorm => self.attention.norms_mut().map(|[_, k]| k),
+            _ => {
+                let linear = self.linear_mut(part);
+                return match kind {
+                    Kind::Weight => Some(Parameter::Matrix(linear.weight_mut())),
+                    Kind::Bias => linear.bias_mut().map(Parameter::Vector),
+                    Kind::LoraA => linear.delta_mut().as_mut().map(|delta| Parameter::Matrix(&mut delta.a)),
+                    Kind::LoraB => linear.delta_mut().as_mut().map(|delta| Parameter::Matrix(&mut delta.b)),
+                };
+            }
         };
-        backend.attention(&shape, q, k, v, y);
+        norm.map(|norm| Parameter::Vector(norm.weight_mut()))
     }
 
-    /// `act(gate) · up` of `input` (or of `scratch.x`) → `scratch.gate` (rows, F).
-    fn expand(&self, backend: &B, rows: usize, input: Option<&B::Buffer>, scratch: &mut Scratch<B>) {
-        let Scratch { x, gate, up, .. } = scratch;
-        let x = input.unwrap_or(x);
-        backend.resize(gate, rows * self.ffn);
-        backend.resize(up, rows * self.ffn);
-        Linear::forward_all(backend, x, rows, &mut [(&self.gate, gate), (&self.up, up)]);
-        backend.gated(self.activation, gate, up);
+    /// Puts a LoRA pair on a linear layer, in place of one it may have.
+    ///
+    /// # Panics
+    /// If `part` is a norm.
+    pub(super) fn adapt(&mut self, part: Part, delta: Delta<B>) {
+        *self.linear_mut(part).delta_mut() = Some(delta);
     }
 
-    /// `hidden += norm(scratch.x)`.
-    fn add_normed(&self, backend: &B, norm: &B::Buffer, hidden: &mut B::Buffer, scratch: &mut Scratch<B>) {
-        backend.resize(&mut scratch.y, backend.len(hidden));
-        backend.rms_norm(&scratch.x, norm, self.eps, &mut scratch.y);
-        backend.add(hidden, &scratch.y);
+    fn linear_mut(&mut self, part: Part) -> &mut Linear<B> {
+        let [q, k, v, o] = self.attention.linears_mut();
+        let [gate, up, down] = self.mlp.linears_mut();
+        match part {
+            Part::Q => q,
+            Part::K => k,
+            Part::V => v,
+            Part::O => o,
+            Part::Gate => gate,
+            Part::Up => up,
+            Part::Down => down,
+            norm => panic!("{norm:?} is no linear layer"),
+        }
     }
 }

@@ -1,92 +1,16 @@
-//! Embedding, blocks, final norm and head.
+//! The whole model: embedding, blocks, final norm and head.
 
 use super::{
-    Architecture, Batch, Block, BlockTensors, Scratch,
-    parameter::{EMBEDDING, FINAL_NORM, HEAD},
+    Architecture, Batch, Block, BlockTensors, Ends, Interior, Parameter, ParameterId, Part, Pass, Scratch,
+    linear::Delta,
 };
 use crate::{
     Result,
-    checkpoint::{Checkpoint, Tensor},
+    checkpoint::{Checkpoint, LowRank},
 };
-use midblock_kernels::{Accumulate, Backend, RopeTable};
+use midblock_kernels::{Backend, RopeTable};
 
-/// What lies outside of the blocks: the embedding at one end, the final norm and the head at the other.
-pub struct Ends<B: Backend> {
-    hidden: usize,
-    vocab: usize,
-    eps: f32,
-    /// (V, D)
-    embedding: B::Matrix,
-    /// (D)
-    final_norm: B::Buffer,
-    /// (V, D); `None` if tied.
-    head: Option<B::Matrix>,
-}
-
-impl<B: Backend> Ends<B> {
-    /// Hands embedding, final norm and head to the device.
-    pub fn load(backend: &B, checkpoint: &Checkpoint, architecture: &Architecture) -> Result<Self> {
-        let [embedding, final_norm] = Self::tensors(checkpoint, architecture)?;
-        let table = [architecture.vocab, architecture.hidden];
-        let head = match architecture.tied_head {
-            true => None,
-            false => {
-                let why = "vocab_size, hidden_size; tie_word_embeddings is false";
-                Some(backend.matrix(checkpoint.tensor_of(HEAD, &table, why)?.matrix()))
-            }
-        };
-        Ok(Self {
-            hidden: architecture.hidden,
-            vocab: architecture.vocab,
-            eps: architecture.norm_eps,
-            embedding: backend.matrix(embedding.matrix()),
-            final_norm: backend.upload(&final_norm.to_f32()),
-            head,
-        })
-    }
-
-    /// The embedding matrix (V, D) and the final norm's weight (D).
-    pub fn tensors(checkpoint: &Checkpoint, architecture: &Architecture) -> Result<[Tensor; 2]> {
-        let table = [architecture.vocab, architecture.hidden];
-        Ok([
-            checkpoint.tensor_of(EMBEDDING, &table, "vocab_size, hidden_size")?,
-            checkpoint.tensor_of(FINAL_NORM, &[architecture.hidden], "hidden_size")?,
-        ])
-    }
-
-    /// `h[0]`, (rows, D).
-    pub fn embed(&self, backend: &B, batch: &Batch) -> B::Buffer {
-        let mut hidden = backend.zeros(batch.rows() * self.hidden);
-        backend.embed(&self.embedding, batch.ids(), &mut hidden);
-        hidden
-    }
-
-    /// The final norm of `h[L]`, (rows, D).
-    pub fn final_norm(&self, backend: &B, hidden: &B::Buffer) -> B::Buffer {
-        let mut normed = backend.zeros(backend.len(hidden));
-        backend.rms_norm(hidden, &self.final_norm, self.eps, &mut normed);
-        normed
-    }
-
-    /// Logits of normed states, (rows, V). Large: meant for few rows; losses go through [`cross_entropy`](Self::cross_entropy).
-    pub fn logits(&self, backend: &B, normed: &B::Buffer) -> B::Buffer {
-        let rows = backend.len(normed) / self.hidden;
-        let mut logits = backend.zeros(rows * self.vocab);
-        backend.linear(normed, self.head(), rows, Accumulate::Write, &mut logits);
-        logits
-    }
-
-    /// Cross entropy in nats of every row of normed states against its target id.
-    pub fn cross_entropy(&self, backend: &B, normed: &B::Buffer, targets: &[u32]) -> Vec<f64> {
-        backend.cross_entropy(normed, self.head(), targets)
-    }
-
-    fn head(&self) -> &B::Matrix {
-        self.head.as_ref().unwrap_or(&self.embedding)
-    }
-}
-
-/// A whole model on a device (weights in their storage format).
+/// A whole model on a device. Weights are in their storage format until they are [trained](Self::train).
 pub struct Decoder<B: Backend> {
     architecture: Architecture,
     ends: Ends<B>,
@@ -120,6 +44,11 @@ impl<B: Backend> Decoder<B> {
         &self.ends
     }
 
+    /// The blocks, from the first.
+    pub fn blocks(&self) -> &[Block<B>] {
+        &self.blocks
+    }
+
     /// A table of rotations for sequences of up to `positions` tokens.
     pub fn rope(&self, positions: usize) -> RopeTable {
         self.architecture.rope.table(self.architecture.head_dim, positions)
@@ -134,12 +63,62 @@ impl<B: Backend> Decoder<B> {
         scratch: &mut Scratch<B>,
         mut tap: impl FnMut(usize, &B::Buffer),
     ) -> B::Buffer {
-        let mut hidden = self.ends.embed(backend, batch);
+        let pass = Pass {
+            backend,
+            batch,
+            rope,
+            dropout: None,
+        };
+        let mut interior = Interior::new(backend);
+        let mut hidden = backend.zeros(0);
+        self.ends.embed(backend, batch, &mut hidden);
         tap(0, &hidden);
         for (index, block) in self.blocks.iter().enumerate() {
-            block.forward(backend, batch, rope, &mut hidden, scratch);
+            block.forward(&pass, false, &mut hidden, &mut interior, scratch);
             tap(index + 1, &hidden);
         }
         hidden
+    }
+
+    /// The parameter; `None` if the model has none of that name.
+    pub fn parameter_mut(&mut self, id: ParameterId) -> Option<Parameter<'_, B>> {
+        match id {
+            ParameterId::Block { block, part, kind } => self.blocks.get_mut(block)?.parameter_mut(part, kind),
+            end => self.ends.parameter_mut(end),
+        }
+    }
+
+    /// Makes a matrix one whose values can change, starting from those of the checkpoint. Vectors always can.
+    ///
+    /// # Panics
+    /// If the model has no such parameter.
+    pub fn train(&mut self, backend: &B, checkpoint: &Checkpoint, id: ParameterId) -> Result<()> {
+        let name = id.name(&self.architecture);
+        let Some(parameter) = self.parameter_mut(id) else {
+            panic!("{name} is no parameter of the model")
+        };
+        if let Parameter::Matrix(matrix) = parameter {
+            let values = backend.upload(&checkpoint.tensor(&name)?.to_f32());
+            *matrix = backend.trained(backend.shape(matrix), values);
+        }
+        Ok(())
+    }
+
+    /// Puts a LoRA pair that can be trained on a linear layer, in place of one it may have. While training, each element
+    /// of the layer's input is kept from A with probability `dropout`.
+    ///
+    /// # Panics
+    /// If `part` is a norm.
+    pub fn adapt(&mut self, backend: &B, block: usize, part: Part, pair: &LowRank, dropout: f32) {
+        let [a, b] = [&pair.a, &pair.b].map(|values| backend.upload(values));
+        let [inp, out] = [&pair.a, &pair.b].map(|values| values.len() / pair.rank);
+        let delta = Delta {
+            rank: pair.rank,
+            scale: pair.scale,
+            dropout,
+            a: backend.trained([pair.rank, inp], a),
+            b: backend.trained([out, pair.rank], b),
+        };
+        self.blocks[block].adapt(part, delta);
     }
 }

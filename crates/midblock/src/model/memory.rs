@@ -2,15 +2,12 @@
 //!
 //! Analysis is what the engine does today: for SmolLM2-135M, base and adapter, 200 texts of 128 tokens, it says 266 MiB
 //! where a run's own sampling said 273 MiB. Weight metrics of dense changes come on top: about 16 bytes per element of the
-//! largest matrix. Training is arithmetic on the
-//! plan of the training engine: weights in their storage format stay memory-mapped unless they are trained, block inputs are
-//! kept and block interiors recomputed, AdamW keeps two f32 moments per trained parameter, gradients of full fine-tuning are
-//! consumed matrix by matrix.
+//! largest matrix. Training follows what
+//! [`Tape`](super::Tape) and [`Trainer`](crate::train::Trainer) allocate.
 
-use super::{Architecture, Scratch};
+use super::{Architecture, HeadScratch, Interior, ParameterId, Scratch};
 use crate::metrics::VIEWS;
 use midblock_kernels::Backend;
-use std::ops::Range;
 
 const F32: usize = 4;
 const F64: usize = 8;
@@ -24,7 +21,7 @@ pub fn analysis_bytes<B: Backend>(architecture: &Architecture, models: usize, te
     let states = n * texts.tokens * d * F32;
     let capture = n * (1 + VIEWS) * d * F64 + texts.token_samples.min(n) * texts.tokens * d * F32;
     let tokenizer = architecture.vocab * TOKENIZER_BYTES_PER_TOKEN;
-    models * (states + capture + tokenizer) + Scratch::<B>::bytes(architecture, 1024)
+    models * (states + capture + tokenizer) + Scratch::<B>::inference_bytes(architecture, 1024)
 }
 
 /// Size of an analysis.
@@ -38,39 +35,74 @@ pub struct AnalysisSize {
     pub token_samples: usize,
 }
 
-/// What a training run moves.
-#[derive(Clone, Debug)]
-pub enum Trained {
-    /// Every parameter.
-    Full,
-    /// LoRA of this rank on q, k, v and o of these blocks.
-    Lora {
-        /// R.
-        rank: usize,
-        /// 0-based, half-open.
-        blocks: Range<usize>,
-    },
+/// Private bytes of a training run; weights that stay frozen are memory-mapped and not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrainingMemory {
+    /// Parameters that move.
+    pub parameters: usize,
+    /// Their values, gradients and two moments.
+    pub state: usize,
+    /// Block inputs, the widest working buffers, the head's chunk of logits.
+    pub working: usize,
+    /// The interior of one block.
+    pub interior: usize,
+    /// Blocks that backward walks through.
+    pub blocks: usize,
+    /// How many of them keep their interiors; the others' are computed again, at the price of a forward pass through them.
+    pub kept: usize,
 }
 
-/// Private bytes of training on batches of `rows` tokens, and the number of trained parameters.
-pub fn training_bytes<B: Backend>(architecture: &Architecture, trained: &Trained, rows: usize) -> (usize, usize) {
-    let a = architecture;
-    let (parameters, first, copies) = match trained {
-        Trained::Full => (a.parameters(), 0, 3), // the weight and two moments
-        Trained::Lora { rank, blocks } => {
-            let adapted = a.block_shape().linears.into_iter().take(4);
-            let per_block: usize = adapted.map(|(_, [out, inp], _)| rank * (out + inp)).sum();
-            (per_block * blocks.len(), blocks.start, 4) // and a gradient
+impl TrainingMemory {
+    /// Plans batches of at most `rows` tokens of which `labelled` are predicted, on `parameters` with their numbers of
+    /// elements. As many interiors are kept as the budget (in bytes) allows; without one, all.
+    ///
+    /// `consumed` says that the optimiser consumes a block's gradients before the next block's are made.
+    pub fn plan<B: Backend>(
+        architecture: &Architecture,
+        parameters: &[(ParameterId, usize)],
+        [rows, labelled]: [usize; 2],
+        consumed: bool,
+        budget: Option<usize>,
+    ) -> Self {
+        let a = architecture;
+        let first = first_block(a, parameters);
+        let blocks = a.blocks - first;
+        let elements: usize = parameters.iter().map(|(_, len)| len).sum();
+        let of_blocks = parameters.iter().filter(|(id, _)| id.block().is_some());
+        let in_blocks: usize = of_blocks.map(|(_, len)| len).sum();
+        let gradients = match consumed {
+            true => elements - in_blocks + in_blocks / blocks.max(1),
+            false => elements,
+        };
+        // the residual stream, its gradient, and each block's input
+        let streams = F32 * (blocks + 2) * rows * a.hidden;
+        let head = HeadScratch::<B>::bytes(a, labelled);
+        let interior = Interior::<B>::bytes(a, rows);
+        let working = streams + head + Scratch::<B>::backward_bytes(a, rows) + interior;
+        let state = F32 * (3 * elements + gradients);
+        let left = budget.map(|budget| budget.saturating_sub(state + working));
+        let kept = left.map_or(blocks, |left| (left / interior.max(1)).min(blocks));
+        Self {
+            parameters: elements,
+            state,
+            working: if kept == blocks { working - interior } else { working },
+            interior,
+            blocks,
+            kept,
         }
-    };
-    let kept_inputs = (a.blocks - first + 1) * rows * a.hidden * F32;
-    let largest_gradient = match trained {
-        Trained::Full => a.vocab.max(a.ffn) * a.hidden * F32,
-        Trained::Lora { .. } => 0,
-    };
-    let interiors = 3 * Scratch::<B>::bytes(a, rows); // values, their gradients, the head's chunk
-    (
-        copies * parameters * F32 + kept_inputs + largest_gradient + interiors,
-        parameters,
-    )
+    }
+
+    /// All of it.
+    pub fn bytes(&self) -> usize {
+        self.state + self.working + self.kept * self.interior
+    }
+}
+
+/// The lowest block that backward must reach for these parameters: L if none is in a block, 0 for the embedding.
+pub fn first_block(architecture: &Architecture, parameters: &[(ParameterId, usize)]) -> usize {
+    let reached = parameters.iter().filter_map(|(id, _)| match id {
+        ParameterId::Embedding => Some(0),
+        id => id.block(),
+    });
+    reached.min().unwrap_or(architecture.blocks)
 }

@@ -9,20 +9,28 @@
 //! Hidden states are `h[0]` = embedding output and `h[l]` = output of block `l-1` (0-based), `1 ≤ l ≤ L`, all before the final norm.
 
 mod architecture;
+mod attention;
 mod batch;
 mod block;
 mod decoder;
+mod ends;
 mod linear;
 pub mod memory;
+mod mlp;
+mod norm;
 mod parameter;
+mod pass;
 mod rope;
+mod tape;
 mod tensors;
 
 pub use architecture::{Architecture, BlockShape, NormPlacement, QkNorm};
 pub use batch::Batch;
-pub use block::{Block, Scratch};
-pub use decoder::{Decoder, Ends};
-pub use linear::Linear;
+pub use block::{Block, Interior, Parameter, Scratch};
+pub use decoder::Decoder;
+pub use ends::{Ends, HeadScratch, Labels};
 pub use parameter::{Kind, ParameterId, Part};
+pub use pass::{Frozen, Pass, Sink};
 pub use rope::{Rope, RopeScaling};
+pub use tape::{Reached, Tape};
 pub use tensors::{BlockTensors, LinearTensors};

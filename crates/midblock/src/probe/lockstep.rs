@@ -3,7 +3,7 @@
 use crate::{
     Error, Result,
     checkpoint::{Checkpoint, Tensor},
-    model::{Architecture, Batch, Block, BlockTensors, Ends, Scratch},
+    model::{Architecture, Batch, Block, BlockTensors, Ends, Interior, Pass, Scratch},
     progress::Progress,
 };
 use midblock_kernels::{Backend, RopeTable};
@@ -37,6 +37,7 @@ pub struct Lockstep<'a, B: Backend> {
     batches: Vec<Batch>,
     ropes: Vec<RopeTable>,
     tracks: Vec<Track<B>>,
+    interior: Interior<B>,
     scratch: Scratch<B>,
     layer: usize,
     tokens_computed: u64,
@@ -69,6 +70,7 @@ impl<'a, B: Backend> Lockstep<'a, B> {
             batches: plan.into_iter().map(|range| Batch::new(&sequences[range])).collect(),
             ropes: participants.iter().map(rope).collect(),
             tracks: Vec::new(),
+            interior: Interior::new(backend),
             scratch: Scratch::new(backend),
             layer: 0,
             tokens_computed: 0,
@@ -166,7 +168,13 @@ impl<'a, B: Backend> Lockstep<'a, B> {
             if progress.cancelled() {
                 return Err(Error::Interrupted);
             }
-            block.forward(self.backend, batch, &self.ropes[member], hidden, &mut self.scratch);
+            let pass = Pass {
+                backend: self.backend,
+                batch,
+                rope: &self.ropes[member],
+                dropout: None,
+            };
+            block.forward(&pass, false, hidden, &mut self.interior, &mut self.scratch);
             self.tokens_computed += batch.rows() as u64;
             progress.advance((batch.rows() * shared_by) as u64);
         }

@@ -16,6 +16,7 @@ use safetensors::{Dtype, View};
 use serde::{Deserialize, Serialize};
 use std::{
     borrow::Cow,
+    cell::RefCell,
     fs,
     path::{Path, PathBuf},
 };
@@ -123,7 +124,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// [`Error::Io`]; the checkpoints before are then untouched.
-    pub fn save(&self, position: &Position, stepper: &dyn Stepper) -> Result<PathBuf> {
+    pub fn save(&self, position: &Position, stepper: &mut dyn Stepper) -> Result<PathBuf> {
         fs::create_dir_all(&self.dir).map_err(Error::io("create", &self.dir))?;
         self.remove_leftovers()?;
         let folder = self.folder(position.step);
@@ -234,7 +235,7 @@ impl Checkpoints {
 pub fn restore(folder: &Path, stepper: &mut dyn Stepper) -> Result<()> {
     let path = folder.join(STATE_TENSORS);
     let stored = Shards::open(std::slice::from_ref(&path))?;
-    let wanted = stepper.state();
+    let wanted = stepper.tensors();
     for (name, shape) in &wanted {
         let tensor = stored.get(name)?.ok_or_else(|| Error::MissingTensor {
             path: path.clone(),
@@ -250,7 +251,7 @@ pub fn restore(folder: &Path, stepper: &mut dyn Stepper) -> Result<()> {
                 why: "the selection".into(),
             });
         }
-        stepper.write_state(name, &tensor.to_f32());
+        stepper.write(name, &tensor.to_f32());
     }
     if let Some(extra) = stored
         .names()
@@ -264,13 +265,13 @@ pub fn restore(folder: &Path, stepper: &mut dyn Stepper) -> Result<()> {
 }
 
 /// A state tensor that is read from the stepper when it is written, so that one at a time is in memory twice.
-struct Lazy<'a> {
-    stepper: &'a dyn Stepper,
+struct Lazy<'a, 's> {
+    stepper: &'a RefCell<&'s mut dyn Stepper>,
     name: String,
     shape: Vec<usize>,
 }
 
-impl View for &Lazy<'_> {
+impl View for &Lazy<'_, '_> {
     fn dtype(&self) -> Dtype {
         Dtype::F32
     }
@@ -280,7 +281,7 @@ impl View for &Lazy<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        let values = self.stepper.read_state(&self.name);
+        let values = self.stepper.borrow_mut().read(&self.name);
         Cow::Owned(values.iter().flat_map(|value| value.to_le_bytes()).collect())
     }
 
@@ -289,12 +290,14 @@ impl View for &Lazy<'_> {
     }
 }
 
-fn write_tensors(path: &Path, stepper: &dyn Stepper) -> Result<()> {
+fn write_tensors(path: &Path, stepper: &mut dyn Stepper) -> Result<()> {
+    let state = stepper.tensors();
+    let stepper = &RefCell::new(stepper);
     let lazy = |(name, shape)| Lazy { stepper, name, shape };
-    let tensors: Vec<Lazy<'_>> = stepper.state().into_iter().map(lazy).collect();
+    let tensors: Vec<Lazy<'_, '_>> = state.into_iter().map(lazy).collect();
     let named = tensors.iter().map(|tensor| (tensor.name.clone(), tensor));
-    safetensors::serialize_to_file(named, None, path)
-        .map_err(|error| Error::io("write", path)(std::io::Error::other(error)))?;
+    let written = safetensors::serialize_to_file(named, None, path);
+    written.map_err(|error| Error::io("write", path)(std::io::Error::other(error)))?;
     sync(path)
 }
 

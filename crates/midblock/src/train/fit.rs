@@ -5,10 +5,10 @@
 //! depends on it and the stepper's state alone, and so a run that goes on from a checkpoint does what it would have done.
 
 use super::{
-    Checkpoints, Ending, Evaluation, LossSum, MicroBatch, Observer, Outlook, Schedule, StepMetrics, Stepper, Timeline,
-    restore,
+    Checkpoints, Ending, Evaluation, Item, LossSum, Observer, Outlook, Schedule, StepInfo, StepMetrics, Stepper,
+    Timeline, restore,
 };
-use crate::{Error, Result, run::private_rss_bytes, tokens::TrainingSample};
+use crate::{Error, Result, run::private_rss_bytes};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
@@ -56,9 +56,9 @@ pub struct Fit<'a> {
     /// What is trained.
     pub stepper: &'a mut dyn Stepper,
     /// Sequences to train on.
-    pub train: &'a [&'a TrainingSample],
+    pub train: &'a [Item<'a>],
     /// Batches to evaluate on; none to never evaluate.
-    pub eval: &'a [Vec<&'a TrainingSample>],
+    pub eval: &'a [Vec<Item<'a>>],
     /// Which sequences when.
     pub timeline: Timeline,
     /// The learning rate.
@@ -133,18 +133,23 @@ impl Fit<'_> {
     fn evaluate(&mut self, position: &mut Position, saved: &mut Option<u64>) -> Result<bool> {
         let start = Instant::now();
         let mut sum = LossSum::default();
-        for (index, samples) in self.eval.iter().enumerate() {
+        for (index, items) in self.eval.iter().enumerate() {
             if (self.stop)() {
                 return Ok(false);
             }
-            sum.add(self.stepper.evaluate(samples)?);
+            sum += self.stepper.evaluate(items)?;
             self.observers
                 .iter_mut()
                 .for_each(|o| o.batch(index + 1, self.eval.len()));
         }
-        let loss = sum.mean();
+        let loss = sum.nats / sum.tokens as f64;
         if !loss.is_finite() {
-            return Err(diverged("evaluation loss", loss, position.step, &self.eval.concat()));
+            return Err(Error::Diverged {
+                step: position.step,
+                what: "the evaluation's loss",
+                value: loss,
+                samples: "of the evaluation".into(),
+            });
         }
         let best = position.best.is_none_or(|best| loss < best.loss);
         if best {
@@ -174,37 +179,28 @@ impl Fit<'_> {
     /// False if it was interrupted; the step is then made when the run goes on.
     fn step(&mut self, position: &mut Position, step_seconds: &mut Option<f64>) -> Result<bool> {
         let start = Instant::now();
-        let step = position.step;
-        let plan = self.timeline.step(step);
-        let all: Vec<&TrainingSample> = plan.iter().flatten().map(|&index| self.train[index]).collect();
-        let tokens = all.iter().map(|sample| sample.ids.len()).sum();
-        let tokens_in_step = all.iter().map(|sample| sample.trained_tokens()).sum();
+        let plan = self.timeline.step(position.step);
+        let all: Vec<Item<'_>> = plan.iter().flatten().map(|&index| self.train[index]).collect();
+        let tokens = all.iter().map(|item| item.sample.ids.len()).sum();
+        let mut info = StepInfo {
+            step: position.step + 1,
+            micro: 0,
+            tokens: all.iter().map(|item| item.sample.trained_tokens()).sum(),
+            lr: self.schedule.lr(position.step),
+        };
         let mut sum = LossSum::default();
-        for (micro, indices) in plan.iter().enumerate() {
+        for indices in &plan {
             if (self.stop)() {
-                self.stepper.discard();
                 return Ok(false);
             }
-            let samples: Vec<&TrainingSample> = indices.iter().map(|&index| self.train[index]).collect();
-            let batch = MicroBatch {
-                samples: &samples,
-                indices,
-                step,
-                micro: micro as u64,
-                tokens_in_step,
-            };
-            let loss = self.stepper.accumulate(batch)?;
-            if !loss.nats.is_finite() {
-                return Err(diverged("loss", loss.nats, step + 1, &samples));
-            }
-            sum.add(loss);
-            self.observers.iter_mut().for_each(|o| o.batch(micro + 1, plan.len()));
+            let items: Vec<Item<'_>> = indices.iter().map(|&index| self.train[index]).collect();
+            sum += self.stepper.accumulate(&items, &info)?;
+            info.micro += 1;
+            self.observers
+                .iter_mut()
+                .for_each(|o| o.batch(info.micro as usize, plan.len()));
         }
-        let lr = self.schedule.lr(step);
-        let report = self.stepper.apply(lr, step)?;
-        if !report.gradient_norm.is_finite() {
-            return Err(diverged("gradient norm", report.gradient_norm, step + 1, &all));
-        }
+        let report = self.stepper.apply(&info)?;
         let seconds = start.elapsed().as_secs_f64();
         let expected = step_seconds.map_or(seconds, |before| before + (seconds - before) / RECENT);
         *step_seconds = Some(expected);
@@ -214,8 +210,8 @@ impl Fit<'_> {
         let metrics = StepMetrics {
             step: position.step,
             epoch: self.timeline.epochs_after(position.step),
-            loss: sum.mean(),
-            lr,
+            loss: sum.nats / sum.tokens as f64,
+            lr: info.lr,
             gradient_norm: report.gradient_norm,
             sequences: all.len(),
             tokens,
@@ -243,21 +239,6 @@ impl Fit<'_> {
 
     fn tell(&mut self, mut event: impl FnMut(&mut dyn Observer) -> Result<()>) -> Result<()> {
         self.observers.iter_mut().try_for_each(|observer| event(*observer))
-    }
-}
-
-/// An error that names the sequences, the first of many.
-fn diverged(what: &'static str, value: f64, step: u64, samples: &[&TrainingSample]) -> Error {
-    const NAMED: usize = 8;
-    let mut names: Vec<&str> = samples.iter().take(NAMED).map(|sample| sample.id.as_str()).collect();
-    if samples.len() > NAMED {
-        names.push("…");
-    }
-    Error::Diverged {
-        what,
-        value,
-        step,
-        samples: names.join(", "),
     }
 }
 

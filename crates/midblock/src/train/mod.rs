@@ -2,18 +2,24 @@
 
 mod checkpoints;
 mod fit;
+mod gradients;
 mod jsonl;
 mod observer;
+mod prefix;
 mod schedule;
+mod step;
 mod stepper;
 mod tensorboard;
 mod timeline;
 
 pub use checkpoints::{Checkpoints, Identity, Saved, restore};
 pub use fit::{Best, Fit, Habits, Position};
+pub use gradients::Gradients;
 pub use jsonl::{JsonLines, Line, read_lines};
 pub use observer::{Ending, Evaluation, Observer, Outlook, StepMetrics};
+pub use prefix::{PrefixOptions, PrefixUse};
 pub use schedule::{Schedule, Shape};
-pub use stepper::{LossSum, MicroBatch, StateTensor, StepReport, Stepper};
+pub use step::{Item, LossSum, StepInfo, StepOptions, StepReport, Trainer, trained};
+pub use stepper::Stepper;
 pub use tensorboard::TensorBoard;
 pub use timeline::{Batching, Length, Timeline};

@@ -1,6 +1,6 @@
 //! A checkpoint on disk with the values transformers computed for it.
 
-use midblock::{checkpoint::Checkpoint, hub::HubOptions};
+use midblock::{checkpoint::Checkpoint, hub::HubOptions, tokens::TrainingSample};
 use safetensors::{Dtype, SafeTensors};
 use std::{collections::BTreeMap, ops::Range, path::PathBuf};
 
@@ -109,6 +109,24 @@ impl Fixture {
     /// Mean loss of a batch.
     pub fn loss(&self, side: &str, run: Run) -> f64 {
         self.array(side, run, "loss").values[0]
+    }
+
+    /// The values of any tensor of `expected.safetensors`.
+    pub fn values(&self, name: &str) -> &[f64] {
+        let found = self.expected.get(name);
+        &found
+            .unwrap_or_else(|| panic!("{}: no {name} among the expected values", self.name))
+            .values
+    }
+
+    /// The rows of the right-padded batch as samples of which every token but the first is trained.
+    pub fn samples(&self) -> Vec<TrainingSample> {
+        let sample = |row: Row| TrainingSample {
+            id: format!("row {}", row.index),
+            trained: (0..row.ids.len()).map(|t| t > 0).collect(),
+            ids: row.ids,
+        };
+        self.rows_of("right").into_iter().map(sample).collect()
     }
 
     /// L + 1.

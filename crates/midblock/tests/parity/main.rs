@@ -3,5 +3,6 @@
 mod difference;
 mod fixture;
 mod forward;
+mod gradients;
 mod mutations;
 mod outputs;

@@ -7,7 +7,10 @@ use crate::{
     outputs::compare,
 };
 use midblock::model::Architecture;
-use midblock_kernels::{Accumulate, Activation, Attention, Backend, Cpu, Real, RopeTable, StoredMatrix};
+use midblock_kernels::{
+    Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Backend, Cpu, Real, RopeTable,
+    StoredMatrix,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mistake {
@@ -92,7 +95,15 @@ impl Backend for Mutant {
         }
     }
 
-    fn attention(&self, shape: &Attention<'_>, q: &Buffer, k: &Buffer, v: &Buffer, out: &mut Buffer) {
+    fn attention(
+        &self,
+        shape: &Attention<'_>,
+        q: &Buffer,
+        k: &Buffer,
+        v: &Buffer,
+        out: &mut Buffer,
+        log_sums: Option<&mut Buffer>,
+    ) {
         let mut shape = shape.clone();
         let all = [0, shape.offsets.last().copied().unwrap_or(0)];
         match self.mistake {
@@ -104,7 +115,7 @@ impl Backend for Mutant {
         if self.mistake == Mistake::DropCausalMask {
             self.attend_everywhere(&shape, [q, k, v], out);
         } else {
-            self.cpu.attention(&shape, q, k, v, out);
+            self.cpu.attention(&shape, q, k, v, out, log_sums);
         }
         if self.mistake == Mistake::SwapFirstAndLastHead {
             self.swap_heads(&shape, out);
@@ -171,6 +182,84 @@ impl Backend for Mutant {
     }
     fn cross_entropy(&self, x: &Buffer, head: &Self::Matrix, targets: &[u32]) -> Vec<f64> {
         self.cpu.cross_entropy(x, head, targets)
+    }
+    fn clear(&self, x: &mut Buffer) {
+        self.cpu.clear(x);
+    }
+    fn copy(&self, x: &Buffer, out: &mut Buffer) {
+        self.cpu.copy(x, out);
+    }
+    fn trained(&self, shape: [usize; 2], values: Buffer) -> Self::Matrix {
+        self.cpu.trained(shape, values)
+    }
+    fn shape(&self, matrix: &Self::Matrix) -> [usize; 2] {
+        self.cpu.shape(matrix)
+    }
+    fn values<'a>(&self, matrix: &'a Self::Matrix) -> Option<&'a Buffer> {
+        self.cpu.values(matrix)
+    }
+    fn values_mut<'a>(&self, matrix: &'a mut Self::Matrix) -> Option<&'a mut Buffer> {
+        self.cpu.values_mut(matrix)
+    }
+    fn embed_backward(&self, ids: &[u32], d_out: &Buffer, d_table: &mut Buffer) {
+        self.cpu.embed_backward(ids, d_out, d_table);
+    }
+    fn gather_rows(&self, x: &Buffer, rows: &[usize], width: usize, out: &mut Buffer) {
+        self.cpu.gather_rows(x, rows, width, out);
+    }
+    fn scatter_rows(&self, x: &Buffer, rows: &[usize], width: usize, out: &mut Buffer) {
+        self.cpu.scatter_rows(x, rows, width, out);
+    }
+    fn linear_dx(&self, dy: &Buffer, w: &Self::Matrix, rows: usize, mode: Accumulate, dx: &mut Buffer) {
+        self.cpu.linear_dx(dy, w, rows, mode, dx);
+    }
+    fn linear_dw(&self, dy: &Buffer, x: &Buffer, rows: usize, mode: Accumulate, dw: &mut Buffer) {
+        self.cpu.linear_dw(dy, x, rows, mode, dw);
+    }
+    fn add_bias_backward(&self, dy: &Buffer, d_bias: &mut Buffer) {
+        self.cpu.add_bias_backward(dy, d_bias);
+    }
+    fn rms_norm_backward(
+        &self,
+        x: &Buffer,
+        weight: &Buffer,
+        eps: f32,
+        dy: &Buffer,
+        mode: Accumulate,
+        dx: &mut Buffer,
+        d_weight: Option<&mut Buffer>,
+    ) {
+        self.cpu.rms_norm_backward(x, weight, eps, dy, mode, dx, d_weight);
+    }
+    fn rope_backward(&self, dx: &mut Buffer, table: &RopeTable, positions: &[u32], heads: usize) {
+        self.cpu.rope_backward(dx, table, positions, heads);
+    }
+    fn attention_backward(
+        &self,
+        shape: &Attention<'_>,
+        forward: AttentionForward<'_, Buffer>,
+        d_out: &Buffer,
+        gradients: AttentionGradients<'_, Buffer>,
+    ) {
+        self.cpu.attention_backward(shape, forward, d_out, gradients);
+    }
+    fn gated_to(&self, activation: Activation, gate: &Buffer, up: &Buffer, out: &mut Buffer) {
+        self.cpu.gated_to(activation, gate, up, out);
+    }
+    fn gated_backward(&self, activation: Activation, dy: &Buffer, gate: &mut Buffer, up: &mut Buffer) {
+        self.cpu.gated_backward(activation, dy, gate, up);
+    }
+    fn cross_entropy_backward(&self, logits: &mut Buffer, targets: &[u32], weights: &[f32]) -> Vec<f64> {
+        self.cpu.cross_entropy_backward(logits, targets, weights)
+    }
+    fn dropout(&self, x: &Buffer, p: f32, key: u64, out: &mut Buffer) {
+        self.cpu.dropout(x, p, key, out);
+    }
+    fn sum_of_squares(&self, x: &Buffer) -> f64 {
+        self.cpu.sum_of_squares(x)
+    }
+    fn adamw(&self, step: &AdamW, gradient: &Buffer, parameter: &mut Buffer, first: &mut Buffer, second: &mut Buffer) {
+        self.cpu.adamw(step, gradient, parameter, first, second);
     }
 }
 

@@ -1,8 +1,8 @@
 use super::*;
 use crate::{
     config::Config,
-    tokens::{Grouping, Order},
-    train::{Batching, Identity, JsonLines, Length, Line, Shape, StateTensor, StepReport, read_lines},
+    tokens::{Grouping, Order, TrainingSample},
+    train::{Batching, Identity, JsonLines, Length, Line, Shape, StepReport, read_lines},
 };
 use proptest::prelude::*;
 use std::{cell::Cell, fs, path::Path};
@@ -28,46 +28,52 @@ impl Parabola {
         }
     }
 
-    fn nats(&self, samples: &[&TrainingSample]) -> LossSum {
-        let targets = samples
-            .iter()
-            .flat_map(|s| s.ids.iter().zip(&s.trained).filter(|(_, trained)| **trained));
+    fn nats(&self, items: &[Item<'_>]) -> LossSum {
         let mut sum = LossSum::default();
-        for (id, _) in targets {
-            let distance = f64::from(self.w) - f64::from(*id) / 10.0;
-            sum.add(LossSum {
+        for (id, _) in items.iter().flat_map(targets) {
+            let distance = f64::from(self.w) - f64::from(id) / 10.0;
+            sum += LossSum {
                 nats: distance * distance,
                 tokens: 1,
-            });
+            };
         }
         sum
     }
 }
 
+/// Trained tokens and their positions.
+fn targets(item: &Item<'_>) -> Vec<(u32, usize)> {
+    let sample = item.sample;
+    let all = sample.ids.iter().copied().zip(0..);
+    all.filter(|(_, t)| sample.trained[*t]).collect()
+}
+
 impl Stepper for Parabola {
-    fn accumulate(&mut self, batch: MicroBatch<'_>) -> Result<LossSum> {
-        let noise = ((batch.step * 31 + batch.micro * 7) % 13) as f32 / 1000.0;
-        for sample in batch.samples {
-            for (id, _) in sample.ids.iter().zip(&sample.trained).filter(|(_, trained)| **trained) {
-                self.gradient += 2.0 * (self.w + noise - *id as f32 / 10.0) / batch.tokens_in_step as f32;
-            }
+    fn accumulate(&mut self, items: &[Item<'_>], info: &StepInfo) -> Result<LossSum> {
+        let noise = ((info.step * 31 + info.micro * 7) % 13) as f32 / 1000.0;
+        for (id, _) in items.iter().flat_map(targets) {
+            self.gradient += 2.0 * (self.w + noise - id as f32 / 10.0) / info.tokens as f32;
         }
-        let mut loss = self.nats(batch.samples);
-        if self.breaks_at == Some(batch.step) {
-            loss.nats = f64::NAN;
+        if self.breaks_at == Some(info.step) {
+            return Err(Error::Diverged {
+                step: info.step,
+                what: "the loss",
+                value: f64::NAN,
+                samples: items[0].sample.id.clone(),
+            });
         }
-        Ok(loss)
+        Ok(self.nats(items))
     }
 
-    fn apply(&mut self, lr: f64, step: u64) -> Result<StepReport> {
+    fn apply(&mut self, info: &StepInfo) -> Result<StepReport> {
         let [m, v] = &mut self.moments;
         *m = 0.9 * *m + 0.1 * self.gradient;
         *v = 0.99 * *v + 0.01 * self.gradient * self.gradient;
         let corrected = [
-            *m / (1.0 - 0.9f32.powi(step as i32 + 1)),
-            *v / (1.0 - 0.99f32.powi(step as i32 + 1)),
+            *m / (1.0 - 0.9f32.powi(info.step as i32)),
+            *v / (1.0 - 0.99f32.powi(info.step as i32)),
         ];
-        self.w -= lr as f32 * corrected[0] / (corrected[1].sqrt() + 1e-8);
+        self.w -= info.lr as f32 * corrected[0] / (corrected[1].sqrt() + 1e-8);
         let gradient_norm = f64::from(self.gradient.abs());
         self.gradient = 0.0;
         Ok(StepReport {
@@ -76,19 +82,15 @@ impl Stepper for Parabola {
         })
     }
 
-    fn discard(&mut self) {
-        self.gradient = 0.0;
+    fn evaluate(&mut self, items: &[Item<'_>]) -> Result<LossSum> {
+        Ok(self.nats(items))
     }
 
-    fn evaluate(&mut self, samples: &[&TrainingSample]) -> Result<LossSum> {
-        Ok(self.nats(samples))
-    }
-
-    fn state(&self) -> Vec<StateTensor> {
+    fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         vec![("w".into(), vec![1]), ("moments".into(), vec![2])]
     }
 
-    fn read_state(&self, name: &str) -> Vec<f32> {
+    fn read(&mut self, name: &str) -> Vec<f32> {
         if name == "w" {
             vec![self.w]
         } else {
@@ -96,7 +98,7 @@ impl Stepper for Parabola {
         }
     }
 
-    fn write_state(&mut self, name: &str, values: &[f32]) {
+    fn write(&mut self, name: &str, values: &[f32]) {
         if name == "w" {
             self.w = values[0];
         } else {
@@ -141,6 +143,11 @@ impl Bed {
         }
     }
 
+    fn items(&self) -> Vec<Item<'_>> {
+        let item = |(key, sample)| Item { key, sample };
+        (0..).zip(&self.samples).map(item).collect()
+    }
+
     fn identity(&self) -> Identity {
         Identity {
             config: Config::default(),
@@ -172,9 +179,9 @@ impl Bed {
         }
         let mut lines = JsonLines::open(self.metrics(), &position)?;
         let mut killer = Fuse(fuse);
-        let samples: Vec<&TrainingSample> = self.samples.iter().collect();
+        let items = self.items();
         let timeline = Timeline::new(
-            samples.iter().map(|sample| sample.ids.len()).collect(),
+            items.iter().map(|item| item.sample.ids.len()).collect(),
             Batching {
                 grouping: Grouping::Sequences(self.batch),
                 order: Order::Shuffled,
@@ -190,10 +197,10 @@ impl Bed {
             steps: timeline.steps(),
             min_ratio: 0.0,
         };
-        let eval = [samples[..3].to_vec(), samples[3..5].to_vec()];
+        let eval = [items[..3].to_vec(), items[3..5].to_vec()];
         let (position, ending) = Fit {
             stepper: &mut stepper,
-            train: &samples,
+            train: &items,
             eval: &eval,
             timeline,
             schedule,
@@ -323,18 +330,18 @@ fn a_step_is_the_mean_over_all_its_tokens_however_it_is_cut() {
         42,
         0,
     );
-    let samples: Vec<&TrainingSample> = plan.batches[0].iter().map(|&i| &bed.samples[i]).collect();
-    assert!((Parabola::new().nats(&samples).mean() - finals[0].1).abs() < 1e-12);
+    let items: Vec<Item<'_>> = plan.batches[0].iter().map(|&i| bed.items()[i]).collect();
+    let sum = Parabola::new().nats(&items);
+    assert!((sum.nats / sum.tokens as f64 - finals[0].1).abs() < 1e-12);
 }
 
 #[test]
 fn a_diverging_run_names_step_and_samples_and_leaves_its_checkpoint() {
     let mut bed = Bed::new();
-    bed.breaks_at = Some(5);
+    bed.breaks_at = Some(6);
     let message = bed.run(&|| false, &Cell::new(usize::MAX)).err().unwrap().to_string();
-    assert!(message.starts_with("the loss of step 6 is NaN"), "{message}");
     assert!(
-        message.contains("data.jsonl:") && message.contains("help: lower train.lr"),
+        message.starts_with("step 6: the loss is NaN (samples data.jsonl:"),
         "{message}"
     );
     assert_eq!(bed.kept(), ["step-000002", "step-000004"]);
@@ -419,25 +426,24 @@ fn another_run_is_not_taken_for_this_one() {
 
 #[test]
 fn a_checkpoint_of_another_selection_is_refused() {
-    struct Other(Parabola, Vec<StateTensor>);
+    struct Other(Parabola, Vec<(String, Vec<usize>)>);
     impl Stepper for Other {
-        fn accumulate(&mut self, batch: MicroBatch<'_>) -> Result<LossSum> {
-            self.0.accumulate(batch)
+        fn accumulate(&mut self, items: &[Item<'_>], info: &StepInfo) -> Result<LossSum> {
+            self.0.accumulate(items, info)
         }
-        fn apply(&mut self, lr: f64, step: u64) -> Result<StepReport> {
-            self.0.apply(lr, step)
+        fn apply(&mut self, info: &StepInfo) -> Result<StepReport> {
+            self.0.apply(info)
         }
-        fn discard(&mut self) {}
-        fn evaluate(&mut self, samples: &[&TrainingSample]) -> Result<LossSum> {
-            self.0.evaluate(samples)
+        fn evaluate(&mut self, items: &[Item<'_>]) -> Result<LossSum> {
+            self.0.evaluate(items)
         }
-        fn state(&self) -> Vec<StateTensor> {
+        fn tensors(&self) -> Vec<(String, Vec<usize>)> {
             self.1.clone()
         }
-        fn read_state(&self, name: &str) -> Vec<f32> {
-            self.0.read_state(name)
+        fn read(&mut self, name: &str) -> Vec<f32> {
+            self.0.read(name)
         }
-        fn write_state(&mut self, _: &str, _: &[f32]) {}
+        fn write(&mut self, _: &str, _: &[f32]) {}
     }
     let bed = Bed::new();
     bed.run_through();

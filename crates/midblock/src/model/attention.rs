@@ -1,0 +1,252 @@
+//! Causal self-attention with its projections: `o(softmax(scale · rope(q) rope(k)ᵀ) v)`.
+
+use super::{
+    Architecture, Pass, Sink,
+    linear::{Backward, Linear, Narrow},
+    norm::Norm,
+};
+use midblock_kernels::{Accumulate, Attention, AttentionForward, AttentionGradients, Backend};
+
+/// The attention half of a block on a device.
+pub(super) struct SelfAttention<B: Backend> {
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    window: Option<usize>,
+    q: Linear<B>,
+    k: Linear<B>,
+    v: Linear<B>,
+    o: Linear<B>,
+    /// Norms of queries and keys: per head (E), or over all heads (H·E) and (K·E).
+    norms: Option<[Norm<B>; 2]>,
+}
+
+/// What attention's backward reads.
+pub(super) struct AttentionState<B: Backend> {
+    /// Queries and keys before their norms, (rows, H·E) and (rows, K·E); empty without norms.
+    raw: [B::Buffer; 2],
+    /// (rows, H·E), rotated
+    q: B::Buffer,
+    /// (rows, K·E), rotated
+    k: B::Buffer,
+    /// (rows, K·E)
+    v: B::Buffer,
+    /// Weighted means of values, (rows, H·E).
+    mean: B::Buffer,
+    /// (rows, H); empty unless kept.
+    log_sums: B::Buffer,
+    /// Of q, k, v and o.
+    narrow: [Narrow<B>; 4],
+}
+
+impl<B: Backend> AttentionState<B> {
+    pub(super) fn new(backend: &B) -> Self {
+        let empty = || backend.zeros(0);
+        Self {
+            raw: [empty(), empty()],
+            q: empty(),
+            k: empty(),
+            v: empty(),
+            mean: empty(),
+            log_sums: empty(),
+            narrow: [empty(), empty(), empty(), empty()],
+        }
+    }
+
+    /// Elements a row, without adapters.
+    pub(super) fn width(architecture: &Architecture) -> usize {
+        let a = architecture;
+        let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+        let raw = if a.qk_norm == super::QkNorm::None { 0 } else { q + kv };
+        raw + 2 * q + 2 * kv + a.heads
+    }
+}
+
+/// Gradients inside of attention, reused from block to block.
+pub(super) struct AttentionScratch<B: Backend> {
+    mean: B::Buffer,
+    q: B::Buffer,
+    k: B::Buffer,
+    v: B::Buffer,
+    raw: [B::Buffer; 2],
+}
+
+impl<B: Backend> AttentionScratch<B> {
+    pub(super) fn new(backend: &B) -> Self {
+        let empty = || backend.zeros(0);
+        Self {
+            mean: empty(),
+            q: empty(),
+            k: empty(),
+            v: empty(),
+            raw: [empty(), empty()],
+        }
+    }
+}
+
+impl<B: Backend> SelfAttention<B> {
+    pub(super) fn new(
+        architecture: &Architecture,
+        window: Option<usize>,
+        [q, k, v, o]: [Linear<B>; 4],
+        norms: Option<[Norm<B>; 2]>,
+    ) -> Self {
+        Self {
+            heads: architecture.heads,
+            kv_heads: architecture.kv_heads,
+            head_dim: architecture.head_dim,
+            window,
+            q,
+            k,
+            v,
+            o,
+            norms,
+        }
+    }
+
+    pub(super) fn linears_mut(&mut self) -> [&mut Linear<B>; 4] {
+        [&mut self.q, &mut self.k, &mut self.v, &mut self.o]
+    }
+
+    pub(super) fn norms_mut(&mut self) -> Option<&mut [Norm<B>; 2]> {
+        self.norms.as_mut()
+    }
+
+    fn shape<'a>(&self, pass: &'a Pass<'_, B>) -> Attention<'a> {
+        Attention {
+            offsets: pass.batch.offsets(),
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            scale: 1.0 / (self.head_dim as f32).sqrt(),
+            window: self.window,
+        }
+    }
+
+    /// `out (+)=` attention of x (rows, D).
+    pub(super) fn forward(
+        &self,
+        pass: &Pass<'_, B>,
+        x: &B::Buffer,
+        keep: bool,
+        state: &mut AttentionState<B>,
+        mode: Accumulate,
+        out: &mut B::Buffer,
+    ) {
+        let (backend, rows) = (pass.backend, pass.rows());
+        let AttentionState {
+            raw: [raw_q, raw_k],
+            q,
+            k,
+            v,
+            mean,
+            log_sums,
+            narrow: [narrow_q, narrow_k, narrow_v, narrow_o],
+        } = state;
+        let [first_q, first_k] = match self.norms {
+            Some(_) => [&mut *raw_q, &mut *raw_k],
+            None => [&mut *q, &mut *k],
+        };
+        let mut layers = [
+            (&self.q, first_q, narrow_q),
+            (&self.k, first_k, narrow_k),
+            (&self.v, v, narrow_v),
+        ];
+        Linear::forward_all(pass, x, &mut layers);
+        if let Some([q_norm, k_norm]) = &self.norms {
+            q_norm.forward(backend, raw_q, q);
+            k_norm.forward(backend, raw_k, k);
+        }
+        backend.rope(q, pass.rope, pass.batch.positions(), self.heads);
+        backend.rope(k, pass.rope, pass.batch.positions(), self.kv_heads);
+        backend.resize(mean, rows * self.heads * self.head_dim);
+        let log_sums = keep.then(|| {
+            backend.resize(log_sums, rows * self.heads);
+            log_sums
+        });
+        backend.attention(&self.shape(pass), q, k, v, mean, log_sums);
+        self.o.forward(pass, mean, mode, out, narrow_o);
+    }
+
+    /// Whether the sink wants any parameter of attention.
+    pub(super) fn wanted(&self, sink: &impl Sink<B>) -> bool {
+        let norms = self.norms.iter().flatten();
+        [&self.q, &self.k, &self.v, &self.o].into_iter().any(|l| l.wanted(sink))
+            || norms.into_iter().any(|norm| sink.wants(norm.id()))
+    }
+
+    /// Whether the sink wants something that is made of x.
+    pub(super) fn wants_input(&self, sink: &impl Sink<B>) -> bool {
+        [&self.q, &self.k, &self.v].into_iter().any(|l| l.wants_input(sink))
+    }
+
+    /// `dx (+)=` the gradient with respect to x; dy (rows, D). `x` as in [`Linear::backward`].
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn backward(
+        &self,
+        pass: &Pass<'_, B>,
+        x: Option<&B::Buffer>,
+        state: &AttentionState<B>,
+        dy: &B::Buffer,
+        dx: Option<(Accumulate, &mut B::Buffer)>,
+        scratch: &mut AttentionScratch<B>,
+        sink: &mut impl Sink<B>,
+    ) {
+        let (backend, rows) = (pass.backend, pass.rows());
+        let [narrow_q, narrow_k, narrow_v, narrow_o] = &state.narrow;
+        let output = Backward {
+            layer: &self.o,
+            narrow: narrow_o,
+            dy,
+        };
+        let below = dx.is_some()
+            || self.norms.iter().flatten().any(|norm| sink.wants(norm.id()))
+            || [&self.q, &self.k, &self.v].into_iter().any(|l| l.wanted(sink));
+        let d_mean = below.then_some((Accumulate::Write, &mut scratch.mean));
+        Linear::backward(pass, &[output], Some(&state.mean), d_mean, sink);
+        if !below {
+            return;
+        }
+        for (buffer, heads) in [
+            (&mut scratch.q, self.heads),
+            (&mut scratch.k, self.kv_heads),
+            (&mut scratch.v, self.kv_heads),
+        ] {
+            backend.resize(buffer, rows * heads * self.head_dim);
+        }
+        let forward = AttentionForward {
+            q: &state.q,
+            k: &state.k,
+            v: &state.v,
+            out: &state.mean,
+            log_sums: &state.log_sums,
+        };
+        let gradients = AttentionGradients {
+            q: &mut scratch.q,
+            k: &mut scratch.k,
+            v: &mut scratch.v,
+        };
+        backend.attention_backward(&self.shape(pass), forward, &scratch.mean, gradients);
+        backend.rope_backward(&mut scratch.q, pass.rope, pass.batch.positions(), self.heads);
+        backend.rope_backward(&mut scratch.k, pass.rope, pass.batch.positions(), self.kv_heads);
+        let AttentionScratch { q, k, v, raw, .. } = scratch;
+        if let Some(norms) = &self.norms {
+            for ((norm, x), (dy, dx)) in norms
+                .iter()
+                .zip(&state.raw)
+                .zip([&mut *q, &mut *k].into_iter().zip(raw))
+            {
+                backend.resize(dx, backend.len(dy));
+                norm.backward(backend, x, dy, Accumulate::Write, dx, sink);
+                std::mem::swap(dy, dx);
+            }
+        }
+        let layer = |layer, narrow, dy| Backward { layer, narrow, dy };
+        let layers = [
+            layer(&self.q, narrow_q, q),
+            layer(&self.k, narrow_k, k),
+            layer(&self.v, narrow_v, v),
+        ];
+        Linear::backward(pass, &layers, x, dx, sink);
+    }
+}

@@ -1,0 +1,194 @@
+//! What lies outside of the blocks: the embedding at one end, the final norm and the head at the other.
+
+use super::{
+    Architecture, Batch, Parameter, ParameterId, Sink,
+    norm::Norm,
+    parameter::{EMBEDDING, FINAL_NORM, HEAD},
+};
+use crate::{
+    Result,
+    checkpoint::{Checkpoint, Tensor},
+};
+use midblock_kernels::{Accumulate, Backend};
+
+/// Rows whose logits exist at a time: enough to read the head from memory rarely, few enough that a vocabulary of logits
+/// for each stays small (50 MiB for 49,152 tokens).
+const CHUNK: usize = 256;
+
+/// Embedding, final norm and head on a device.
+pub struct Ends<B: Backend> {
+    hidden: usize,
+    vocab: usize,
+    /// (V, D)
+    embedding: B::Matrix,
+    /// (D)
+    final_norm: Norm<B>,
+    /// (V, D); `None` if tied.
+    head: Option<B::Matrix>,
+}
+
+/// Rows of a batch that are to predict a token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels {
+    /// Ascending rows of the batch.
+    pub rows: Vec<usize>,
+    /// The token that each predicts.
+    pub targets: Vec<u32>,
+}
+
+/// Buffers of the head's loss, reused from batch to batch.
+pub struct HeadScratch<B: Backend> {
+    hidden: B::Buffer,
+    normed: B::Buffer,
+    gradient: B::Buffer,
+    /// (CHUNK, V)
+    logits: B::Buffer,
+}
+
+impl<B: Backend> HeadScratch<B> {
+    /// Empty buffers; they grow with the first batch.
+    pub fn new(backend: &B) -> Self {
+        let empty = || backend.zeros(0);
+        Self {
+            hidden: empty(),
+            normed: empty(),
+            gradient: empty(),
+            logits: empty(),
+        }
+    }
+
+    /// Bytes of f32 that a batch with `labelled` labelled rows needs.
+    pub fn bytes(architecture: &Architecture, labelled: usize) -> usize {
+        4 * labelled.min(CHUNK) * (3 * architecture.hidden + architecture.vocab)
+    }
+}
+
+impl<B: Backend> Ends<B> {
+    /// Hands embedding, final norm and head to the device.
+    pub fn load(backend: &B, checkpoint: &Checkpoint, architecture: &Architecture) -> Result<Self> {
+        let [embedding, final_norm] = Self::tensors(checkpoint, architecture)?;
+        let table = [architecture.vocab, architecture.hidden];
+        let head = match architecture.tied_head {
+            true => None,
+            false => {
+                let why = "vocab_size, hidden_size; tie_word_embeddings is false";
+                Some(backend.matrix(checkpoint.tensor_of(HEAD, &table, why)?.matrix()))
+            }
+        };
+        let final_norm = backend.upload(&final_norm.to_f32());
+        Ok(Self {
+            hidden: architecture.hidden,
+            vocab: architecture.vocab,
+            embedding: backend.matrix(embedding.matrix()),
+            final_norm: Norm::new(ParameterId::FinalNorm, final_norm, architecture.norm_eps),
+            head,
+        })
+    }
+
+    /// The embedding matrix (V, D) and the final norm's weight (D).
+    pub fn tensors(checkpoint: &Checkpoint, architecture: &Architecture) -> Result<[Tensor; 2]> {
+        let table = [architecture.vocab, architecture.hidden];
+        Ok([
+            checkpoint.tensor_of(EMBEDDING, &table, "vocab_size, hidden_size")?,
+            checkpoint.tensor_of(FINAL_NORM, &[architecture.hidden], "hidden_size")?,
+        ])
+    }
+
+    /// `h[0]`, (rows, D).
+    pub fn embed(&self, backend: &B, batch: &Batch, hidden: &mut B::Buffer) {
+        backend.resize(hidden, batch.rows() * self.hidden);
+        backend.embed(&self.embedding, batch.ids(), hidden);
+    }
+
+    /// Adds the embedding's gradient from that of `h[0]`, (rows, D), to the sink, if it is wanted.
+    pub fn embed_backward(&self, backend: &B, batch: &Batch, dh: &B::Buffer, sink: &mut impl Sink<B>) {
+        if sink.wants(ParameterId::Embedding) {
+            backend.embed_backward(batch.ids(), dh, sink.sum(backend, ParameterId::Embedding));
+        }
+    }
+
+    /// The final norm of `h[L]`, (rows, D).
+    pub fn final_norm(&self, backend: &B, hidden: &B::Buffer) -> B::Buffer {
+        let mut normed = backend.zeros(0);
+        self.final_norm.forward(backend, hidden, &mut normed);
+        normed
+    }
+
+    /// Logits of normed states, (rows, V). Large: meant for few rows; losses go through [`loss`](Self::loss).
+    pub fn logits(&self, backend: &B, normed: &B::Buffer) -> B::Buffer {
+        let rows = backend.len(normed) / self.hidden;
+        let mut logits = backend.zeros(rows * self.vocab);
+        backend.linear(normed, self.head(), rows, Accumulate::Write, &mut logits);
+        logits
+    }
+
+    /// Cross entropy in nats of every row of normed states against its target id.
+    pub fn cross_entropy(&self, backend: &B, normed: &B::Buffer, targets: &[u32]) -> Vec<f64> {
+        backend.cross_entropy(normed, self.head(), targets)
+    }
+
+    /// Cross entropy in nats of every labelled row of `h[L]`, (rows, D).
+    pub fn loss(&self, backend: &B, hidden: &B::Buffer, labels: &Labels) -> Vec<f64> {
+        let mut labelled = backend.zeros(labels.rows.len() * self.hidden);
+        backend.gather_rows(hidden, &labels.rows, self.hidden, &mut labelled);
+        self.cross_entropy(backend, &self.final_norm(backend, &labelled), &labels.targets)
+    }
+
+    /// [`loss`](Self::loss), and in `dh` the gradient of `Σ weight · loss` with respect to `h[L]`, (rows, D); gradients of
+    /// head and final norm go to the sink. Rows without a label cost nothing.
+    #[allow(clippy::too_many_arguments)]
+    pub fn loss_backward(
+        &self,
+        backend: &B,
+        hidden: &B::Buffer,
+        labels: &Labels,
+        weight: f32,
+        dh: &mut B::Buffer,
+        scratch: &mut HeadScratch<B>,
+        sink: &mut impl Sink<B>,
+    ) -> Vec<f64> {
+        backend.resize(dh, backend.len(hidden));
+        backend.clear(dh);
+        let id = self.head.as_ref().map_or(ParameterId::Embedding, |_| ParameterId::Head);
+        let mut losses = Vec::with_capacity(labels.rows.len());
+        for (rows, targets) in labels.rows.chunks(CHUNK).zip(labels.targets.chunks(CHUNK)) {
+            let HeadScratch {
+                hidden: states,
+                normed,
+                gradient,
+                logits,
+            } = scratch;
+            let n = rows.len();
+            backend.resize(states, n * self.hidden);
+            backend.gather_rows(hidden, rows, self.hidden, states);
+            self.final_norm.forward(backend, states, normed);
+            backend.resize(logits, n * self.vocab);
+            backend.linear(normed, self.head(), n, Accumulate::Write, logits);
+            losses.extend(backend.cross_entropy_backward(logits, targets, &vec![weight; n]));
+            if sink.wants(id) {
+                sink.product(backend, id, normed, logits, n);
+            }
+            backend.resize(gradient, n * self.hidden);
+            backend.linear_dx(logits, self.head(), n, Accumulate::Write, gradient);
+            // The normed states are not needed any more: their buffer takes the gradient before the norm.
+            self.final_norm
+                .backward(backend, states, gradient, Accumulate::Write, normed, sink);
+            backend.scatter_rows(normed, rows, self.hidden, dh);
+        }
+        losses
+    }
+
+    /// The parameter, if it is one of these.
+    pub(super) fn parameter_mut(&mut self, id: ParameterId) -> Option<Parameter<'_, B>> {
+        match id {
+            ParameterId::Embedding => Some(Parameter::Matrix(&mut self.embedding)),
+            ParameterId::FinalNorm => Some(Parameter::Vector(self.final_norm.weight_mut())),
+            ParameterId::Head => self.head.as_mut().map(Parameter::Matrix),
+            ParameterId::Block { .. } => None,
+        }
+    }
+
+    fn head(&self) -> &B::Matrix {
+        self.head.as_ref().unwrap_or(&self.embedding)
+    }
+}

@@ -1,0 +1,101 @@
+//! Gradients of the trained parameters, accumulated over micro-batches.
+
+use crate::model::{ParameterId, Sink};
+use midblock_kernels::{Accumulate, Backend};
+use std::collections::BTreeMap;
+
+/// A gradient for each trained parameter.
+pub struct Gradients<B: Backend> {
+    slots: BTreeMap<ParameterId, Slot>,
+    buffers: Vec<B::Buffer>,
+}
+
+struct Slot {
+    buffer: usize,
+    /// Whether anything has been added since it was last [taken](Gradients::take).
+    written: bool,
+}
+
+impl<B: Backend> Gradients<B> {
+    /// For parameters of the given lengths. With `shared`, the same parameter of different blocks uses the same memory:
+    /// then a block's gradients must be taken before the next block's are made.
+    pub fn new(backend: &B, parameters: &[(ParameterId, usize)], shared: bool) -> Self {
+        let mut gradients = Self {
+            slots: BTreeMap::new(),
+            buffers: Vec::new(),
+        };
+        let mut places = BTreeMap::new();
+        for &(id, len) in parameters {
+            let place = match id {
+                ParameterId::Block { part, kind, .. } if shared => ParameterId::Block { block: 0, part, kind },
+                other => other,
+            };
+            let buffer = *places.entry((place, len)).or_insert_with(|| {
+                gradients.buffers.push(backend.zeros(len));
+                gradients.buffers.len() - 1
+            });
+            gradients.slots.insert(id, Slot { buffer, written: false });
+        }
+        gradients
+    }
+
+    /// The trained parameters, in order.
+    pub fn ids(&self) -> impl Iterator<Item = ParameterId> {
+        self.slots.keys().copied()
+    }
+
+    /// The parameters of which nothing was heard since they were last taken.
+    pub fn missing(&self) -> Vec<ParameterId> {
+        self.slots
+            .iter()
+            .filter(|(_, slot)| !slot.written)
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// The gradient; `None` if nothing was added to it.
+    pub fn get(&self, id: ParameterId) -> Option<&B::Buffer> {
+        let slot = self.slots.get(&id).filter(|slot| slot.written)?;
+        Some(&self.buffers[slot.buffer])
+    }
+
+    /// The gradient, which starts from zero again afterwards; `None` if nothing was added to it.
+    pub fn take(&mut self, id: ParameterId) -> Option<&B::Buffer> {
+        let slot = self.slots.get_mut(&id)?;
+        std::mem::take(&mut slot.written).then(|| &self.buffers[slot.buffer])
+    }
+
+    fn slot(&mut self, id: ParameterId) -> (&mut Slot, &mut B::Buffer) {
+        let slot = self
+            .slots
+            .get_mut(&id)
+            .expect("invariant: only wanted gradients arrive");
+        let buffer = &mut self.buffers[slot.buffer];
+        (slot, buffer)
+    }
+}
+
+impl<B: Backend> Sink<B> for Gradients<B> {
+    fn wants(&self, id: ParameterId) -> bool {
+        self.slots.contains_key(&id)
+    }
+
+    fn product(&mut self, backend: &B, id: ParameterId, x: &B::Buffer, dy: &B::Buffer, rows: usize) {
+        let (slot, buffer) = self.slot(id);
+        let mode = if slot.written {
+            Accumulate::Add
+        } else {
+            Accumulate::Write
+        };
+        slot.written = true;
+        backend.linear_dw(dy, x, rows, mode, buffer);
+    }
+
+    fn sum(&mut self, backend: &B, id: ParameterId) -> &mut B::Buffer {
+        let (slot, buffer) = self.slot(id);
+        if !std::mem::replace(&mut slot.written, true) {
+            backend.clear(buffer);
+        }
+        buffer
+    }
+}

@@ -1,0 +1,156 @@
+//! The output of the frozen blocks below the first trained one, for each sample: it never changes, so that it is computed
+//! once and epochs from the second on start at the first trained block.
+//!
+//! Memory is used first, up to a bound, then a nameless temporary file, up to another; samples beyond both are computed
+//! every time. Values are kept as the f32 that the backend computes in, and a row's value does not depend on its batch, so
+//! results are the same bits with and without. A disk that refuses to take more only ends the caching.
+
+use crate::{Error, Result};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{Read, Seek, SeekFrom, Write},
+    path::PathBuf,
+};
+
+/// Where a cache may keep how much.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrefixOptions {
+    /// Bytes in memory.
+    pub memory_bytes: u64,
+    /// Bytes on disk.
+    pub disk_bytes: u64,
+    /// Folder of the temporary file.
+    pub folder: PathBuf,
+}
+
+/// How much a cache holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct PrefixUse {
+    /// Samples cached.
+    pub samples: usize,
+    /// Bytes in memory.
+    pub memory_bytes: u64,
+    /// Bytes on disk.
+    pub disk_bytes: u64,
+}
+
+/// See the module's documentation.
+pub(super) struct PrefixCache {
+    options: PrefixOptions,
+    places: HashMap<u64, Place>,
+    file: Option<File>,
+    used: PrefixUse,
+}
+
+enum Place {
+    Memory(Vec<f32>),
+    /// Offset and number of bytes.
+    Disk(u64, usize),
+}
+
+impl PrefixCache {
+    pub fn new(options: PrefixOptions) -> Self {
+        Self {
+            options,
+            places: HashMap::new(),
+            file: None,
+            used: PrefixUse::default(),
+        }
+    }
+
+    pub fn used(&self) -> PrefixUse {
+        self.used
+    }
+
+    /// The states of a sample, (T, D), if they are there.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the temporary file cannot be read back.
+    pub fn get(&mut self, key: u64) -> Result<Option<Vec<f32>>> {
+        match self.places.get(&key) {
+            None => Ok(None),
+            Some(Place::Memory(values)) => Ok(Some(values.clone())),
+            Some(Place::Disk(offset, len)) => {
+                let mut bytes = vec![0; *len];
+                let file = self.file.as_mut().expect("invariant: something was written to it");
+                file.seek(SeekFrom::Start(*offset))
+                    .and_then(|_| file.read_exact(&mut bytes))
+                    .map_err(Error::io("read the prefix cache in", &self.options.folder))?;
+                let (values, _) = bytes.as_chunks::<4>();
+                Ok(Some(values.iter().map(|b| f32::from_le_bytes(*b)).collect()))
+            }
+        }
+    }
+
+    /// Keeps the states of a sample, if there is room.
+    pub fn insert(&mut self, key: u64, values: &[f32]) {
+        let bytes = size_of_val(values) as u64;
+        if self.used.memory_bytes + bytes <= self.options.memory_bytes {
+            self.used.memory_bytes += bytes;
+            self.places.insert(key, Place::Memory(values.to_vec()));
+        } else if self.used.disk_bytes + bytes <= self.options.disk_bytes {
+            if self.append(values).is_err() {
+                self.options.disk_bytes = 0; // full or gone: what is there stays good
+                return;
+            }
+            self.places
+                .insert(key, Place::Disk(self.used.disk_bytes, bytes as usize));
+            self.used.disk_bytes += bytes;
+        } else {
+            return;
+        }
+        self.used.samples = self.places.len();
+    }
+
+    fn append(&mut self, values: &[f32]) -> std::io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => self.file.insert(tempfile::tempfile_in(&self.options.folder)?),
+        };
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        file.seek(SeekFrom::Start(self.used.disk_bytes))?;
+        file.write_all(&bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache(memory_bytes: u64, disk_bytes: u64, folder: PathBuf) -> PrefixCache {
+        PrefixCache::new(PrefixOptions {
+            memory_bytes,
+            disk_bytes,
+            folder,
+        })
+    }
+
+    #[test]
+    fn memory_then_disk_then_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut cache = cache(8, 12, folder.path().into());
+        let samples: [&[f32]; 4] = [&[1.0, f32::MIN_POSITIVE], &[-0.0], &[3.5, 7.25], &[9.0]];
+        for (key, values) in samples.iter().enumerate() {
+            cache.insert(key as u64, values);
+        }
+        let found: Vec<_> = (0..5).map(|key| cache.get(key).unwrap()).collect();
+        let kept = |i: usize| Some(samples[i].to_vec());
+        assert_eq!(found, [kept(0), kept(1), kept(2), None, None]);
+        let used = PrefixUse {
+            samples: 3,
+            memory_bytes: 8,
+            disk_bytes: 12,
+        };
+        assert_eq!(cache.used(), used);
+    }
+
+    #[test]
+    fn a_disk_that_refuses_ends_the_caching_only() {
+        let mut cache = cache(4, 1 << 20, "/nowhere".into());
+        cache.insert(0, &[1.0]);
+        cache.insert(1, &[2.0]);
+        assert_eq!(cache.get(0).unwrap(), Some(vec![1.0]));
+        assert_eq!(cache.get(1).unwrap(), None);
+    }
+}
