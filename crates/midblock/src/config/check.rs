@@ -92,6 +92,10 @@ fn data(config: &Config, found: &mut Findings<'_>) {
     }
     found.range("data.max_length", data.max_length >= 2, data.max_length, "2 or more");
     found.count("data.samples", data.samples.map(|n| n as u64));
+    found.count("data.eval_samples", data.eval_samples.map(|n| n as u64));
+    if data.eval_samples.is_some() && data.eval.is_empty() {
+        found.push("data.eval_samples", "there is no `data.eval`", "leave it out");
+    }
     let share = data.eval_share;
     found.range(
         "data.eval_share",

@@ -58,11 +58,17 @@ pub struct Data {
     pub format: Option<Format>,
     /// Which tokens are to be predicted: `answers` (default) or `all`.
     pub loss_on: LossOn,
+    /// A Jinja file to use as chat template; the checkpoint's own by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<PathBuf>,
     /// Tokens after which a sample is cut; 512 by default. The paper's runs take 128.
     pub max_length: usize,
     /// Samples per training data set, drawn without replacement; all by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub samples: Option<usize>,
+    /// Samples per data set of `eval`; all by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_samples: Option<usize>,
 }
 
 impl Default for Data {
@@ -74,7 +80,9 @@ impl Default for Data {
             format: None,
             loss_on: LossOn::default(),
             max_length: 512,
+            template: None,
             samples: None,
+            eval_samples: None,
         }
     }
 }

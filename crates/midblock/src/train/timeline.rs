@@ -31,6 +31,7 @@ pub struct Batching {
 #[derive(Debug)]
 pub struct Timeline {
     lengths: Vec<usize>,
+    largest_batch: [usize; 2],
     batching: Batching,
     /// Steps before each epoch, and after the last.
     starts: Vec<u64>,
@@ -41,15 +42,16 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// Of sequences with these lengths in tokens; there is at least one.
-    pub fn new(lengths: Vec<usize>, batching: Batching, length: Length) -> Self {
-        assert!(!lengths.is_empty(), "a timeline has sequences");
+    /// Of sequences with these numbers of tokens and of trained tokens; there is at least one.
+    pub fn new(sizes: &[[usize; 2]], batching: Batching, length: Length) -> Self {
+        assert!(!sizes.is_empty(), "a timeline has sequences");
         let (epochs, steps) = match length {
             Length::Epochs(epochs) => (epochs, u64::MAX),
             Length::Steps(steps) => (usize::MAX, steps),
         };
         let mut timeline = Self {
-            lengths,
+            lengths: sizes.iter().map(|[tokens, _]| *tokens).collect(),
+            largest_batch: [0; 2],
             batching,
             starts: Vec::new(),
             steps: 0,
@@ -57,9 +59,15 @@ impl Timeline {
         };
         let mut end = 0;
         while timeline.starts.len() < epochs && end < steps {
-            let batches = timeline.plan(timeline.starts.len() as u64).len();
+            let batches = timeline.plan(timeline.starts.len() as u64);
+            let count = batches.len().div_ceil(batching.accumulation) as u64;
+            let largest = [0, 1].map(|of| {
+                let size = |batch: &Vec<usize>| batch.iter().map(|&index| sizes[index][of]).sum();
+                batches.iter().map(size).max().unwrap_or(0)
+            });
+            timeline.largest_batch = [0, 1].map(|of| timeline.largest_batch[of].max(largest[of]));
             timeline.starts.push(end);
-            end += batches.div_ceil(batching.accumulation) as u64;
+            end += count;
         }
         timeline.starts.push(end);
         timeline.steps = end.min(steps);
@@ -69,6 +77,11 @@ impl Timeline {
     /// Number of all steps.
     pub fn steps(&self) -> u64 {
         self.steps
+    }
+
+    /// Most tokens, and most trained tokens, of any micro-batch.
+    pub fn largest_batch(&self) -> [usize; 2] {
+        self.largest_batch
     }
 
     /// The 0-based epoch that the 0-based `step` belongs to.
@@ -120,9 +133,8 @@ mod tests {
 
     #[test]
     fn the_last_step_of_an_epoch_takes_what_is_left() {
-        let lengths = vec![5; 10];
-        let mut timeline = Timeline::new(lengths, batching(Grouping::Sequences(2), 2), Length::Epochs(2));
-        assert_eq!(timeline.steps(), 6);
+        let mut timeline = Timeline::new(&[[5, 3]; 10], batching(Grouping::Sequences(2), 2), Length::Epochs(2));
+        assert_eq!((timeline.steps(), timeline.largest_batch()), (6, [10, 6]));
         let sizes: Vec<Vec<usize>> = (0..6)
             .map(|step| timeline.step(step).iter().map(Vec::len).collect())
             .collect();
@@ -139,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_number_of_steps_may_end_inside_of_an_epoch() {
-        let timeline = Timeline::new(vec![5; 10], batching(Grouping::Sequences(2), 2), Length::Steps(4));
+        let timeline = Timeline::new(&[[5, 3]; 10], batching(Grouping::Sequences(2), 2), Length::Steps(4));
         assert_eq!((timeline.steps(), timeline.epoch(3)), (4, 1));
         assert_eq!(timeline.epochs_after(4), 1.0 + 1.0 / 3.0);
     }
@@ -150,7 +162,8 @@ mod tests {
             lengths in proptest::collection::vec(1usize..30, 1..40), tokens in 1usize..80, accumulation in 1usize..4,
             asked in proptest::collection::vec(0u64..1000, 0..6),
         ) {
-            let new = || Timeline::new(lengths.clone(), batching(Grouping::Tokens(tokens), accumulation), Length::Epochs(3));
+            let sizes: Vec<[usize; 2]> = lengths.iter().map(|&length| [length, length / 2]).collect();
+            let new = || Timeline::new(&sizes, batching(Grouping::Tokens(tokens), accumulation), Length::Epochs(3));
             let mut timeline = new();
             let in_order: Vec<_> = (0..timeline.steps()).map(|step| timeline.step(step)).collect();
             for epoch in 0..3 {
