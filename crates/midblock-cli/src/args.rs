@@ -153,4 +153,17 @@ pub struct Bench {
     /// Steps timed after two that warm up
     #[arg(long, default_value = "7")]
     pub steps: NonZeroUsize,
+    /// Time optimiser steps instead of the forward pass: LoRA of rank 8 on q, k, v, o of every block, Mid-Block LoRA of the
+    /// same budget, or full fine-tuning; all tokens in the loss
+    #[arg(long, value_name = "KIND")]
+    pub train: Option<Training>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Training {
+    Lora,
+    Mid,
+    /// Mid-Block from the second epoch on: the frozen blocks below come from the cache
+    MidCached,
+    Full,
 }

@@ -1,5 +1,7 @@
 //! `midblock bench`: what this machine can do and how much of it the engine uses, as JSON, with checksums.
 
+mod training;
+
 use crate::{args, checkpoint};
 use anyhow::Result;
 use midblock::{
@@ -11,6 +13,9 @@ use midblock_kernels::{Accumulate, Backend, Cpu, StoredMatrix, baseline::gemm_li
 use rand::RngExt;
 use serde_json::{Value, json};
 use std::time::Instant;
+
+/// Name of the head among the products.
+const HEAD: &str = "lm_head";
 
 /// Rounds that warm caches and clocks up before timing.
 const WARM_UP: usize = 2;
@@ -36,28 +41,76 @@ pub fn run(args: &args::Bench, common: &args::Common) -> Result<()> {
         }
     };
     let backend = Cpu::new();
-    let decoder = Decoder::load(&backend, &checkpoint)?;
+    let architecture = Architecture::resolve(checkpoint.config())?;
     let rows = args.batch.get() * args.length.get();
-    let mut products = Products::new(decoder.architecture(), rows);
-    let mut forward = Forward::new(&backend, &decoder, args);
+    let label = checkpoint.label().to_owned();
+    let mut timed: Box<dyn Timed> = match args.train {
+        None => Box::new(Forward::new(&backend, &checkpoint, args)?),
+        Some(kind) => Box::new(training::Steps::new(&backend, &checkpoint, kind, args)?),
+    };
+    drop(checkpoint); // what is trained has its own values
+    for _ in 0..WARM_UP {
+        timed.step(false)?;
+    }
+    let peak = midblock::run::peak_rss_bytes(); // before the products' own operands
+    let mut products = Products::new(&architecture, rows);
     for round in 0..WARM_UP + args.steps.get() {
         products.step(&backend, round >= WARM_UP);
-        forward.step(round >= WARM_UP);
+        timed.step(round >= WARM_UP)?;
     }
+    let floor = products.gemm_floor_s(timed.products());
     let report = json!({
-        "checkpoint": checkpoint.label(),
+        "checkpoint": label,
         "threads": rayon::current_num_threads(),
         "rows": rows,
         "steps": args.steps.get(),
         "products": products.report(),
-        "forward": forward.report(decoder.architecture(), products.gemm_seconds_per_block()),
-        "peak_rss_mib": midblock::run::peak_rss_bytes().map(|bytes| bytes >> 20),
+        "what": timed.name(),
+        "timing": timing(timed.seconds(), rows, floor),
+        "details": timed.details(),
+        "peak_rss_mib": peak.map(|bytes| bytes >> 20),
     });
     println!("{}", serde_json::to_string_pretty(&report)?);
     Ok(())
 }
 
-/// The matrix products of one block: the engine's against the `gemm` crate's.
+/// Something that is timed in turns with the products.
+trait Timed {
+    /// What it is.
+    fn name(&self) -> String;
+    /// Does it once.
+    fn step(&mut self, record: bool) -> Result<()>;
+    /// Seconds of each recorded step.
+    fn seconds(&self) -> &[f64];
+    /// How often it multiplies: all matrices of a block, and the head.
+    fn products(&self) -> Counts;
+    /// A checksum and what else there is to say.
+    fn details(&self) -> Value;
+}
+
+/// How often something multiplies with all rows.
+struct Counts {
+    /// All matrices of how many blocks.
+    blocks: usize,
+    /// The head.
+    head: usize,
+}
+
+/// Tokens per second, and how near they are to the time that the matrix products alone take with the `gemm` crate.
+fn timing(seconds: &[f64], rows: usize, floor: f64) -> Value {
+    let tokens = rows as f64;
+    let typical = median(seconds);
+    json!({
+        "tokens_per_s": round(tokens / typical),
+        "median_s": round(typical),
+        "min_s": round(seconds.iter().copied().fold(f64::INFINITY, f64::min)),
+        "max_s": round(seconds.iter().copied().fold(0.0, f64::max)),
+        "gemm_floor_tokens_per_s": round(tokens / floor),
+        "share_of_gemm_rate": round(floor / typical),
+    })
+}
+
+/// The matrix products of one block and the head: the engine's against the `gemm` crate's.
 struct Products {
     rows: usize,
     shapes: Vec<Shape>,
@@ -88,9 +141,16 @@ impl Products {
             gemm_s: Vec::new(),
             largest_difference: 0.0,
         };
+        let head = (HEAD, [architecture.vocab, architecture.hidden], false);
         Self {
             rows,
-            shapes: architecture.block_shape().linears.iter().map(shape).collect(),
+            shapes: architecture
+                .block_shape()
+                .linears
+                .iter()
+                .chain([&head])
+                .map(shape)
+                .collect(),
         }
     }
 
@@ -125,9 +185,11 @@ impl Products {
         }
     }
 
-    /// Median seconds the `gemm` crate takes for all products of one block.
-    fn gemm_seconds_per_block(&self) -> f64 {
-        self.shapes.iter().map(|shape| median(&shape.gemm_s)).sum()
+    /// Median seconds the `gemm` crate takes for so many products.
+    fn gemm_floor_s(&self, counts: Counts) -> f64 {
+        let seconds =
+            |shape: &Shape| median(&shape.gemm_s) * if shape.name == HEAD { counts.head } else { counts.blocks } as f64;
+        self.shapes.iter().map(seconds).sum()
     }
 
     fn report(&self) -> Value {
@@ -150,7 +212,7 @@ impl Products {
 /// The whole forward pass with all hidden states looked at.
 struct Forward<'a> {
     backend: &'a Cpu,
-    decoder: &'a Decoder<Cpu>,
+    decoder: Decoder<Cpu>,
     batch: Batch,
     length: usize,
     scratch: Scratch<Cpu>,
@@ -159,18 +221,11 @@ struct Forward<'a> {
 }
 
 impl<'a> Forward<'a> {
-    fn new(backend: &'a Cpu, decoder: &'a Decoder<Cpu>, args: &args::Bench) -> Self {
-        let mut random = rng::stream(1, "bench", &[]);
-        let vocab = decoder.architecture().vocab as u32;
-        let sequence = |_| {
-            (0..args.length.get())
-                .map(|_| random.random_range(0..vocab))
-                .collect::<Vec<u32>>()
-        };
-        let sequences: Vec<_> = (0..args.batch.get()).map(sequence).collect();
-        let batch = Batch::new(&sequences);
+    fn new(backend: &'a Cpu, checkpoint: &Checkpoint, args: &args::Bench) -> Result<Self> {
+        let decoder = Decoder::load(backend, checkpoint)?;
+        let batch = Batch::new(&sequences(decoder.architecture().vocab, args));
         let scratch = Scratch::new(backend);
-        Self {
+        Ok(Self {
             backend,
             decoder,
             batch,
@@ -178,10 +233,16 @@ impl<'a> Forward<'a> {
             scratch,
             seconds: Vec::new(),
             checksum: 0.0,
-        }
+        })
+    }
+}
+
+impl Timed for Forward<'_> {
+    fn name(&self) -> String {
+        "forward, all hidden states".to_owned()
     }
 
-    fn step(&mut self, record: bool) {
+    fn step(&mut self, record: bool) -> Result<()> {
         let mut checksum = 0.0;
         let start = Instant::now();
         let rope = self.decoder.rope(self.length);
@@ -196,23 +257,39 @@ impl<'a> Forward<'a> {
             self.seconds.push(start.elapsed().as_secs_f64());
         }
         self.checksum = checksum;
+        Ok(())
     }
 
-    fn report(&self, architecture: &Architecture, gemm_seconds_per_block: f64) -> Value {
-        let tokens = self.batch.rows() as f64;
-        let seconds = median(&self.seconds);
-        let floor = gemm_seconds_per_block * architecture.blocks as f64;
+    fn seconds(&self) -> &[f64] {
+        &self.seconds
+    }
+
+    fn products(&self) -> Counts {
+        Counts {
+            blocks: self.decoder.architecture().blocks,
+            head: 0,
+        }
+    }
+
+    fn details(&self) -> Value {
+        let architecture = self.decoder.architecture();
+        let flop = (self.batch.rows() * architecture.blocks * architecture.block_flops_per_token()) as f64;
         json!({
-            "tokens_per_s": round(tokens / seconds),
-            "median_s": round(seconds),
-            "min_s": round(self.seconds.iter().copied().fold(f64::INFINITY, f64::min)),
-            "max_s": round(self.seconds.iter().copied().fold(0.0, f64::max)),
-            "gflop_per_s": round(1e-9 * tokens * (architecture.blocks * architecture.block_flops_per_token()) as f64 / seconds),
-            "gemm_floor_tokens_per_s": round(tokens / floor),
-            "share_of_gemm_rate": round(floor / seconds),
+            "gflop_per_s": round(1e-9 * flop / median(&self.seconds)),
             "checksum": self.checksum,
         })
     }
+}
+
+/// Random token ids.
+fn sequences(vocab: usize, args: &args::Bench) -> Vec<Vec<u32>> {
+    let mut random = rng::stream(1, "bench", &[]);
+    let mut sequence = |_| {
+        (0..args.length.get())
+            .map(|_| random.random_range(0..vocab as u32))
+            .collect()
+    };
+    (0..args.batch.get()).map(&mut sequence).collect()
 }
 
 fn median(values: &[f64]) -> f64 {

@@ -10,17 +10,22 @@ pub mod gguf;
 mod hub;
 mod lora;
 pub(crate) mod lora_config;
+mod lora_write;
 mod mapped;
 mod names;
 mod random;
 pub(crate) mod shards;
 mod spec;
+mod stream;
 mod tensor;
+mod write;
 
 pub use fingerprint::FileHash;
 pub(crate) use folder::{CHAT_TEMPLATE, TOKENIZER_CONFIG, read_config};
+pub use lora_write::write_adapter;
 pub use spec::HubId;
 pub use tensor::{Tensor, TensorSource};
+pub use write::{WriteOptions, Written, check_new};
 
 use crate::{
     Error, Result,

@@ -12,7 +12,7 @@ use std::{
 pub const SCHEMA: u32 = 1;
 
 /// What was run, on what, where and for how long.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunInfo {
     /// [`SCHEMA`] at the time of writing.
     pub midblock_run_schema: u32,

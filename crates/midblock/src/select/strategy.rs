@@ -192,3 +192,77 @@ impl fmt::Display for Amount {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::{ModelInfo, RunInfo};
+
+    /// A run of two variants on one data set: 4 layers measured of 3 blocks.
+    fn run() -> Run {
+        let model = |name: &str| ModelInfo {
+            name: name.to_owned(),
+            blocks: 3,
+            ..ModelInfo::default()
+        };
+        let record = |model: &str, metric: &str, layer: usize, value: f64| Record {
+            model: model.to_owned(),
+            reference: String::new(),
+            dataset: "d".to_owned(),
+            metric: metric.to_owned(),
+            layer,
+            depth: layer as f64 / 3.0,
+            value: Some(value),
+            lo: None,
+            hi: None,
+            floor: None,
+        };
+        let mut records = Vec::new();
+        for layer in 0..4 {
+            let l = layer as f64;
+            records.push(record("base", "effective_rank", layer, l / 10.0));
+            records.push(record("sft", "effective_rank", layer, 99.0));
+            for (variant, times) in [("sft", 1.0), ("dpo", 3.0)] {
+                records.push(record(variant, "change_intensity_relative", layer, times * l));
+                records.push(record(variant, "cka_debiased", layer, 1.0 - times * l / 100.0));
+            }
+        }
+        Run {
+            info: RunInfo {
+                models: ["base", "sft", "dpo"].map(model).to_vec(),
+                ..RunInfo::default()
+            },
+            records,
+            weights: Vec::new(),
+        }
+    }
+
+    fn close(a: &[f64], b: [f64; 3]) -> bool {
+        a.len() == 3 && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-12)
+    }
+
+    #[test]
+    fn scores_are_means_over_variants_at_the_outputs_of_blocks() {
+        let scores = |strategy: Strategy| strategy.scores(&run(), "runs/a", 3).unwrap();
+        assert!(close(&scores(Strategy::Stable), [-2.0, -4.0, -6.0]));
+        assert!(close(&scores(Strategy::Cka), [0.98, 0.96, 0.94]));
+        assert!(close(&scores(Strategy::Spectrum), [0.1, 0.2, 0.3]));
+    }
+
+    #[test]
+    fn a_run_that_does_not_serve_is_refused() {
+        let message = |run: &Run, blocks| Strategy::Stable.scores(run, "runs/a", blocks).unwrap_err().to_string();
+        assert!(
+            message(&run(), 4)
+                .starts_with("runs/a and the checkpoint do not match: the number of blocks is 3 against 4")
+        );
+        let mut sparse = run();
+        sparse.records.retain(|record| record.layer != 2);
+        assert!(message(&sparse, 3).starts_with(
+            "--from `runs/a`: `stable` needs change_intensity_relative at every block, and block 2 has none"
+        ));
+        let mut undefined = run();
+        undefined.records.iter_mut().for_each(|record| record.value = None);
+        assert!(message(&undefined, 3).contains("block 1 has none"));
+    }
+}

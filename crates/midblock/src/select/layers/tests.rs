@@ -64,8 +64,8 @@ fn what_is_not_there_is_refused() {
         ("random:31", "the model has only 30 blocks"),
         ("first:0", "it selects no block"),
         ("random:1%", "it selects no block"),
-        ("segments:-1,0", "it selects no block"),
-        ("stable", "it reads an analysis, and none was named"),
+        ("segments:-1,-1", "it selects no block"),
+        ("stable:60%", "it reads an analysis, and none was named"),
         ("gradient:4", "it needs a gradient probe"),
     ] {
         let message = refused(text, 30);

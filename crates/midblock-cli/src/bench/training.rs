@@ -1,0 +1,154 @@
+//! Whole optimiser steps: forward, backward, AdamW, all tokens in the loss.
+
+use super::{Counts, Timed, median, round, sequences};
+use crate::args::{self, Training};
+use anyhow::Result;
+use midblock::{
+    adapt::{Kind, LoraOptions, Plan, Recipe, Scaling},
+    checkpoint::Checkpoint,
+    model::Architecture,
+    select::Layers,
+    tokens::TrainingSample,
+    train::{Item, PrefixOptions, StepInfo, StepOptions, Trainer},
+};
+use midblock_kernels::Cpu;
+use serde_json::{Value, json};
+use std::time::Instant;
+
+/// Rank of uniform LoRA, which sets the budget.
+const RANK: usize = 8;
+
+/// A trainer and its one batch.
+pub(super) struct Steps<'a> {
+    kind: Training,
+    trainer: Trainer<'a, Cpu>,
+    samples: Vec<TrainingSample>,
+    parameters: usize,
+    step: u64,
+    seconds: Vec<f64>,
+    losses: Vec<f64>,
+}
+
+impl<'a> Steps<'a> {
+    pub fn new(backend: &'a Cpu, checkpoint: &Checkpoint, kind: Training, args: &args::Bench) -> Result<Self> {
+        let architecture = Architecture::resolve(checkpoint.config())?;
+        let lora = LoraOptions {
+            rank: RANK,
+            alpha: Some(16.0),
+            dropout: 0.0,
+            scaling: Scaling::FixedAlpha,
+        };
+        let (how, layers) = match kind {
+            Training::Full => (Kind::Full, Layers::All),
+            Training::Lora => (Kind::Lora(lora), Layers::All),
+            Training::Mid | Training::MidCached => (Kind::Lora(lora), Layers::Mid),
+        };
+        let recipe = Recipe {
+            kind: how,
+            layers,
+            modules: None,
+            extra: Vec::new(),
+            seed: 0,
+        };
+        let plan = Plan::resolve(&architecture, &recipe, None)?;
+        let rows = args.batch.get() * args.length.get();
+        let options = StepOptions {
+            seed: 0,
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 0.01,
+            clip: None,
+            accumulation: 1,
+            memory_bytes: None,
+            largest_batch: [rows, rows],
+            prefix: (kind == Training::MidCached).then(|| PrefixOptions {
+                memory_bytes: u64::MAX,
+                disk_bytes: 0,
+                folder: std::env::temp_dir(),
+            }),
+        };
+        let sample = |ids: Vec<u32>| TrainingSample {
+            id: "random".to_owned(),
+            trained: (0..ids.len()).map(|t| t > 0).collect(),
+            ids,
+        };
+        Ok(Self {
+            kind,
+            trainer: Trainer::new(backend, checkpoint, &plan, options)?,
+            samples: sequences(architecture.vocab, args).into_iter().map(sample).collect(),
+            parameters: plan.entries.iter().map(|entry| entry.parameters()).sum(),
+            step: 0,
+            seconds: Vec::new(),
+            losses: Vec::new(),
+        })
+    }
+}
+
+impl Timed for Steps<'_> {
+    fn name(&self) -> String {
+        match self.kind {
+            Training::Full => "full fine-tuning step",
+            Training::Lora => "LoRA step",
+            Training::Mid => "Mid-Block LoRA step",
+            Training::MidCached => "Mid-Block LoRA step, frozen prefix cached",
+        }
+        .to_owned()
+    }
+
+    fn step(&mut self, record: bool) -> Result<()> {
+        self.step += 1;
+        let start = Instant::now();
+        let items: Vec<Item<'_>> = (0..)
+            .zip(&self.samples)
+            .map(|(key, sample)| Item { key, sample })
+            .collect();
+        let info = StepInfo {
+            step: self.step,
+            micro: 0,
+            tokens: self.samples.iter().map(TrainingSample::trained_tokens).sum(),
+            lr: 1e-4,
+        };
+        let loss = self.trainer.accumulate(&items, &info)?;
+        self.trainer.apply(&info)?;
+        if record {
+            self.seconds.push(start.elapsed().as_secs_f64());
+        }
+        self.losses.push(loss.nats / loss.tokens as f64);
+        Ok(())
+    }
+
+    fn seconds(&self) -> &[f64] {
+        &self.seconds
+    }
+
+    fn products(&self) -> Counts {
+        let blocks = self.trainer.decoder().blocks().len();
+        let trained = blocks - self.trainer.first_block();
+        match self.kind {
+            Training::Full => Counts {
+                blocks: 3 * blocks,
+                head: 3,
+            },
+            Training::Lora | Training::Mid => Counts {
+                blocks: blocks + trained,
+                head: 2,
+            },
+            Training::MidCached => Counts {
+                blocks: 2 * trained,
+                head: 2,
+            },
+        }
+    }
+
+    fn details(&self) -> Value {
+        let memory = self.trainer.memory();
+        json!({
+            "trained_parameters": self.parameters,
+            "first_block": self.trainer.first_block(),
+            "interiors_kept": memory.kept,
+            "planned_private_mib": memory.bytes() >> 20,
+            "steps_per_s": round(1.0 / median(&self.seconds)),
+            "losses": self.losses,
+        })
+    }
+}
