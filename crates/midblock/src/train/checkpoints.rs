@@ -8,15 +8,17 @@
 use super::{Position, Stepper};
 use crate::{
     Error, Result,
-    checkpoint::{TensorSource, shards::Shards},
+    checkpoint::{
+        TensorSource,
+        shards::Shards,
+        stream::{Declared, write_tensors},
+    },
     config::Config,
     run::write_bytes,
 };
-use safetensors::{Dtype, View};
+use midblock_kernels::Dtype;
 use serde::{Deserialize, Serialize};
 use std::{
-    borrow::Cow,
-    cell::RefCell,
     fs,
     path::{Path, PathBuf},
 };
@@ -130,7 +132,7 @@ impl Checkpoints {
         let folder = self.folder(position.step);
         let partial = self.dir.join(format!("{LEFTOVER}{PREFIX}{:06}", position.step));
         fs::create_dir(&partial).map_err(Error::io("create", &partial))?;
-        write_tensors(&partial.join(STATE_TENSORS), stepper)?;
+        write_state(&partial.join(STATE_TENSORS), stepper)?;
         let saved = Saved {
             midblock_checkpoint_format: FORMAT,
             position: position.clone(),
@@ -264,41 +266,15 @@ pub fn restore(folder: &Path, stepper: &mut dyn Stepper) -> Result<()> {
     Ok(())
 }
 
-/// A state tensor that is read from the stepper when it is written, so that one at a time is in memory twice.
-struct Lazy<'a, 's> {
-    stepper: &'a RefCell<&'s mut dyn Stepper>,
-    name: String,
-    shape: Vec<usize>,
-}
-
-impl View for &Lazy<'_, '_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let values = self.stepper.borrow_mut().read(&self.name);
-        Cow::Owned(values.iter().flat_map(|value| value.to_le_bytes()).collect())
-    }
-
-    fn data_len(&self) -> usize {
-        4 * self.shape.iter().product::<usize>()
-    }
-}
-
-fn write_tensors(path: &Path, stepper: &mut dyn Stepper) -> Result<()> {
-    let state = stepper.tensors();
-    let stepper = &RefCell::new(stepper);
-    let lazy = |(name, shape)| Lazy { stepper, name, shape };
-    let tensors: Vec<Lazy<'_, '_>> = state.into_iter().map(lazy).collect();
-    let named = tensors.iter().map(|tensor| (tensor.name.clone(), tensor));
-    let written = safetensors::serialize_to_file(named, None, path);
-    written.map_err(|error| Error::io("write", path)(std::io::Error::other(error)))?;
-    sync(path)
+/// Writes the state, one tensor's values at a time.
+fn write_state(path: &Path, stepper: &mut dyn Stepper) -> Result<()> {
+    let declared = |(name, shape)| Declared {
+        name,
+        dtype: Dtype::F32,
+        shape,
+    };
+    let tensors: Vec<Declared> = stepper.tensors().into_iter().map(declared).collect();
+    write_tensors(path, &tensors, |tensor| Ok(stepper.read(&tensor.name)))
 }
 
 /// Makes a file or a folder's list of names survive a power cut.

@@ -76,15 +76,14 @@ impl Experiment {
     ///
     /// # Errors
     /// Whatever is wrong with checkpoint, data or selection.
-    pub fn prepare(
-        config: Config,
-        hub: &HubOptions,
-        on_transfer: OnTransfer<'_>,
-        now: SystemTime,
-    ) -> Result<Self> {
+    pub fn prepare(config: Config, hub: &HubOptions, on_transfer: OnTransfer<'_>, now: SystemTime) -> Result<Self> {
         let checkpoint = Checkpoint::open(&config.model.base, hub, on_transfer)?;
         let architecture = Architecture::resolve(checkpoint.config())?;
-        let plan = Plan::resolve(&architecture, &recipe(&config), scores(&config, &architecture)?.as_deref())?;
+        let plan = Plan::resolve(
+            &architecture,
+            &recipe(&config),
+            scores(&config, &architecture)?.as_deref(),
+        )?;
         let tokenizer = Tokenizer::of(&checkpoint)?;
         let template = match &config.data.template {
             Some(path) => Some(ChatTemplate::from_file(path, &tokenizer, now)?),
@@ -105,8 +104,7 @@ impl Experiment {
             for source in experiment.sources(purpose) {
                 let files = data::resolve(&source.0.source, hub, on_transfer)?;
                 let options = experiment.format_options(purpose);
-                let set =
-                    TrainingSet::load(&source.0, &files, &options, &experiment.tokenizer, template.as_ref())?;
+                let set = TrainingSet::load(&source.0, &files, &options, &experiment.tokenizer, template.as_ref())?;
                 experiment.add(purpose, set)?;
             }
         }
@@ -187,7 +185,9 @@ impl Experiment {
         }
         let mut held: Vec<bool> = vec![false; total];
         let mut random = rng::stream(self.config.train.seed, "hold out", &[]);
-        sample(&mut random, total, count).into_iter().for_each(|index| held[index] = true);
+        sample(&mut random, total, count)
+            .into_iter()
+            .for_each(|index| held[index] = true);
         for (sample, held) in std::mem::take(&mut self.train).into_iter().zip(held) {
             if held { &mut self.eval } else { &mut self.train }.push(sample);
         }
@@ -253,7 +253,10 @@ impl Experiment {
 
     /// What to train on, by number.
     pub fn train_items(&self) -> Vec<Item<'_>> {
-        (0..).zip(&self.train).map(|(key, sample)| Item { key, sample }).collect()
+        (0..)
+            .zip(&self.train)
+            .map(|(key, sample)| Item { key, sample })
+            .collect()
     }
 
     /// What to evaluate on, in batches; numbers go on where those of training end.
@@ -277,7 +280,11 @@ impl Experiment {
         Identity {
             config: self.config.clone(),
             base: base.finalize().to_hex().to_string(),
-            data: self.counts.iter().map(|count| (count.name.clone(), count.hash.clone())).collect(),
+            data: self
+                .counts
+                .iter()
+                .map(|count| (count.name.clone(), count.hash.clone()))
+                .collect(),
             threads: rayon::current_num_threads(),
         }
     }
@@ -310,7 +317,12 @@ fn scores(config: &Config, architecture: &Architecture) -> Result<Option<Vec<f64
     let (Some(strategy), Some(from)) = (strategy.filter(|s| s.metric().is_some()), &config.select.from) else {
         return Ok(None);
     };
-    let scores = Strategy::scores(strategy, &Run::open(from)?, &from.display().to_string(), architecture.blocks);
+    let scores = Strategy::scores(
+        strategy,
+        &Run::open(from)?,
+        &from.display().to_string(),
+        architecture.blocks,
+    );
     scores.map(Some)
 }
 

@@ -132,7 +132,9 @@ fn read_info(path: &Path) -> Result<TrainingInfo> {
     let info: TrainingInfo = serde_json::from_slice(&text).map_err(|error| malformed(error.to_string()))?;
     let schema = info.run.midblock_run_schema;
     if schema > SCHEMA {
-        return Err(malformed(format!("its schema {schema} is newer than {SCHEMA}; update midblock")));
+        return Err(malformed(format!(
+            "its schema {schema} is newer than {SCHEMA}; update midblock"
+        )));
     }
     Ok(info)
 }
@@ -163,19 +165,27 @@ impl TrainingFolder {
         }
         let names = names(dir)?;
         let run = names.iter().any(|name| name == RESOLVED_TOML || name == METRICS_JSONL);
-        let foreign = names.iter().find(|name| !OURS.contains(&name.as_str()) && !name.starts_with(".partial-"));
+        let foreign = names
+            .iter()
+            .find(|name| !OURS.contains(&name.as_str()) && !name.starts_with(".partial-"));
         if let Some(foreign) = foreign.filter(|_| !resume || !run) {
             let problem = format!("the folder holds something else: {foreign}");
             return Err(refuse(&problem, "name a new or empty folder"));
         }
         if names.iter().any(|name| name == RUN_JSON) && !run {
-            return Err(refuse("it holds a run that is no training", "name a new or empty folder"));
+            return Err(refuse(
+                "it holds a run that is no training",
+                "name a new or empty folder",
+            ));
         }
         let done = names.iter().any(|name| name == DONE);
         match (done, run) {
             (true, _) if resume => return Err(refuse("the run is finished", "there is nothing to go on with")),
             (true, _) if !overwrite => {
-                return Err(refuse("it holds a finished run", "name another folder or pass --overwrite"));
+                return Err(refuse(
+                    "it holds a finished run",
+                    "name another folder or pass --overwrite",
+                ));
             }
             (false, true) if !resume && !overwrite => {
                 let help = "pass --resume to go on with it, --overwrite to begin anew, or name another folder";
@@ -245,7 +255,9 @@ fn names(dir: &Path) -> Result<Vec<String>> {
         return Ok(Vec::new());
     }
     let entries = fs::read_dir(dir).map_err(Error::io("list", dir))?.flatten();
-    Ok(entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+    Ok(entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect())
 }
 
 fn lock(dir: &Path) -> Result<File> {
@@ -264,7 +276,11 @@ fn lock(dir: &Path) -> Result<File> {
 }
 
 fn remove(path: &Path) -> Result<()> {
-    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    let removed = if path.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
     match removed {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
         _ => Ok(()),

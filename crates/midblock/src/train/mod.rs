@@ -1,7 +1,9 @@
 //! One step, repeated: the loop that trains, what it tells, what it saves and how it goes on after an interruption.
 
 mod checkpoints;
+mod experiment;
 mod fit;
+mod folder;
 mod gradients;
 mod jsonl;
 mod observer;
@@ -11,9 +13,12 @@ mod step;
 mod stepper;
 mod tensorboard;
 mod timeline;
+mod tune;
 
 pub use checkpoints::{Checkpoints, Identity, Saved, restore};
+pub use experiment::{DataCount, Experiment, Purpose};
 pub use fit::{Best, Fit, Habits, Position};
+pub use folder::{TrainedBlock, Training, TrainingFolder, TrainingInfo, TrainingRun};
 pub use gradients::Gradients;
 pub use jsonl::{JsonLines, Line, read_lines};
 pub use observer::{Ending, Evaluation, Observer, Outlook, StepMetrics};
@@ -23,3 +28,4 @@ pub use step::{Item, LossSum, StepInfo, StepOptions, StepReport, Trainer, traine
 pub use stepper::Stepper;
 pub use tensorboard::TensorBoard;
 pub use timeline::{Batching, Length, Timeline};
+pub use tune::{Tuned, selection_json, trained_blocks, tune};

@@ -1,9 +1,10 @@
 //! An experiment from its first step to its report, in a folder; or on from where it was.
 
 use super::{
-    Checkpoints, Ending, Experiment, Fit, Habits, JsonLines, Line, Observer, Position, TensorBoard, Timeline, TrainedBlock,
-    Trainer, Training, TrainingFolder, TrainingInfo, TrainingRun, restore,
+    Checkpoints, Ending, Experiment, Fit, Habits, JsonLines, Line, Observer, Position, TensorBoard, Timeline,
+    TrainedBlock, Trainer, Training, TrainingFolder, TrainingInfo, TrainingRun,
     folder::{ADAPTER, CHECKPOINTS, METRICS_JSONL, MODEL, RESOLVED_TOML, SELECTION_JSON, TENSORBOARD},
+    restore,
 };
 use crate::{
     Result,
@@ -72,7 +73,11 @@ pub fn tune<B: Backend>(
     };
     let mut all: Vec<&mut dyn Observer> = vec![&mut lines];
     all.extend(board.as_mut().map(|board| board as &mut dyn Observer));
-    all.extend(observers.iter_mut().map(|observer| &mut **observer as &mut dyn Observer));
+    all.extend(
+        observers
+            .iter_mut()
+            .map(|observer| &mut **observer as &mut dyn Observer),
+    );
     let prepared = start.elapsed();
     let (position, ending) = Fit {
         stepper: &mut trainer,
@@ -120,17 +125,20 @@ fn begin(experiment: &Experiment, folder: &TrainingFolder, info: &TrainingInfo) 
 /// What trains, for other programs: PEFT's `adapter_config.json`, or for full fine-tuning the names of all parameters.
 pub fn selection_json(experiment: &Experiment) -> Value {
     let (plan, architecture) = (&experiment.plan, &experiment.architecture);
-    plan.peft_json(architecture, experiment.checkpoint.label()).unwrap_or_else(|| {
-        let names: Vec<String> = plan.entries.iter().map(|entry| entry.id.name(architecture)).collect();
-        json!({"base_model_name_or_path": experiment.checkpoint.label(), "trained_parameters": names})
-    })
+    plan.peft_json(architecture, experiment.checkpoint.label())
+        .unwrap_or_else(|| {
+            let names: Vec<String> = plan.entries.iter().map(|entry| entry.id.name(architecture)).collect();
+            json!({"base_model_name_or_path": experiment.checkpoint.label(), "trained_parameters": names})
+        })
 }
 
 /// What trains in each block.
 pub fn trained_blocks(plan: &Plan, architecture: &Architecture) -> Vec<TrainedBlock> {
     let mut blocks = vec![TrainedBlock::default(); plan.blocks];
     for entry in &plan.entries {
-        let ParameterId::Block { block, part, .. } = entry.id else { continue };
+        let ParameterId::Block { block, part, .. } = entry.id else {
+            continue;
+        };
         let trained = &mut blocks[block];
         trained.parameters += entry.parameters() as u64;
         let name = part.name(architecture).to_owned();
@@ -163,7 +171,9 @@ fn describe_run(
     let started = started.map_or(now, |seconds| UNIX_EPOCH + Duration::from_secs(seconds));
     for set in experiment.datasets.iter().filter(|set| !set.skipped.is_empty()) {
         let (name, skipped, total) = (&set.name, set.skipped.len(), set.samples_total);
-        warnings.push(format!("{name}: {skipped} of {total} rows could not be used; run.json names each"));
+        warnings.push(format!(
+            "{name}: {skipped} of {total} rows could not be used; run.json names each"
+        ));
     }
     let outside = plan.entries.iter().filter(|entry| entry.id.block().is_none());
     let model = ModelInfo {
@@ -230,7 +240,9 @@ fn write_result<B: Backend>(
         ..
     } = experiment;
     match plan.kind {
-        Kind::Lora(_) => write_adapter(&out, checkpoint.label(), architecture, plan, |id, _| Ok(trainer.parameter(id))),
+        Kind::Lora(_) => write_adapter(&out, checkpoint.label(), architecture, plan, |id, _| {
+            Ok(trainer.parameter(id))
+        }),
         Kind::Full => {
             let written = checkpoint.write(&out, &WriteOptions::default(), progress, |tensor| {
                 let id = ParameterId::parse(&tensor.name, architecture);

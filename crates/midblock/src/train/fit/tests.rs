@@ -180,7 +180,9 @@ impl Bed {
         let mut lines = JsonLines::open(self.metrics(), &position)?;
         let mut killer = Fuse(fuse);
         let items = self.items();
-        let sizes = items.iter().map(|item| [item.sample.ids.len(), item.sample.trained_tokens()]);
+        let sizes = items
+            .iter()
+            .map(|item| [item.sample.ids.len(), item.sample.trained_tokens()]);
         let timeline = Timeline::new(
             &sizes.collect::<Vec<_>>(),
             Batching {
