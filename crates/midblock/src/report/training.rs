@@ -8,8 +8,13 @@ use super::{
     provenance::{Foot, command, count, day, duration, footer},
     words::number,
 };
-use crate::train::{Ending, Evaluation, Line, StepMetrics, TrainedBlock, Training, TrainingRun};
+use crate::{
+    Error, Result,
+    run::{DONE, REPORT_HTML, write_bytes},
+    train::{Ending, Evaluation, Line, Purpose, StepMetrics, TrainedBlock, Training, TrainingRun},
+};
 use serde_json::{Value, json};
+use std::path::Path;
 
 const SCRIPT: &str = include_str!("assets/training.js");
 
@@ -63,6 +68,24 @@ pub fn render(run: &TrainingRun) -> String {
     frame(&title, &body.concat(), &data(&curves), SCRIPT)
 }
 
+/// Writes `report.html` of the finished run in `dir` again.
+///
+/// # Errors
+/// Those of [`TrainingRun::open`]; [`Error::Argument`] if the run is not finished; [`Error::Io`].
+pub fn write(dir: &Path) -> Result<TrainingRun> {
+    let run = TrainingRun::open(dir)?;
+    if !dir.join(DONE).is_file() {
+        return Err(Error::Argument {
+            what: "run folder".into(),
+            value: dir.display().to_string(),
+            problem: "the run was not finished (no DONE)".into(),
+            help: "go on with it: midblock tune --resume --out DIR".into(),
+        });
+    }
+    write_bytes(&dir.join(REPORT_HTML), render(&run).as_bytes())?;
+    Ok(run)
+}
+
 /// "smollm2 trained on gsm8k": the last parts of both names.
 fn title(run: &TrainingRun) -> String {
     let label = run
@@ -77,7 +100,6 @@ fn title(run: &TrainingRun) -> String {
 }
 
 fn trained_sets(training: &Training) -> impl Iterator<Item = &str> {
-    use crate::train::Purpose;
     training
         .data
         .iter()
@@ -106,7 +128,7 @@ fn header(run: &TrainingRun, title: &str) -> String {
             "<tr><th scope=\"row\">{}</th><td><code>{}</code></td><td>{}: {} sequences of {} {} rows{skipped}, {} cut</td><td class=\"number\">{} <small>{} in the loss</small></td></tr>",
             escape(&set.name),
             escape(&set.source),
-            if used.purpose == crate::train::Purpose::Train { "training" } else { "evaluation" },
+            if used.purpose == Purpose::Train { "training" } else { "evaluation" },
             count(used.sequences as u64),
             count(set.samples_total as u64),
             escape(&set.format),

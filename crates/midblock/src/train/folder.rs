@@ -145,6 +145,8 @@ pub struct TrainingFolder {
     dir: PathBuf,
     _lock: File,
     earlier: Option<TrainingInfo>,
+    /// Folders that were not there before, the innermost first.
+    created: Vec<PathBuf>,
 }
 
 impl TrainingFolder {
@@ -193,6 +195,8 @@ impl TrainingFolder {
             }
             _ => {}
         }
+        let is_new = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+        let created = dir.ancestors().take_while(is_new).map(Path::to_path_buf).collect();
         fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
         let lock = lock(dir)?;
         if overwrite && !resume {
@@ -206,6 +210,7 @@ impl TrainingFolder {
             dir: dir.to_path_buf(),
             _lock: lock,
             earlier,
+            created,
         })
     }
 
@@ -246,6 +251,18 @@ impl TrainingFolder {
     pub fn finish(&self) -> Result<()> {
         remove(&self.path(LOCK))?; // still held: the name alone goes
         write_bytes(&self.path(DONE), b"")
+    }
+}
+
+impl Drop for TrainingFolder {
+    /// A claim that came to nothing, because of an error before the first file, leaves nothing behind.
+    fn drop(&mut self) {
+        if names(&self.dir).is_ok_and(|names| names == [LOCK]) {
+            let _ = fs::remove_file(self.path(LOCK)); // what cannot be removed stays, and harms nobody
+            for folder in &self.created {
+                let _ = fs::remove_dir(folder);
+            }
+        }
     }
 }
 
@@ -300,7 +317,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("new/run");
         drop(TrainingFolder::claim(&dir, true, false).unwrap());
+        assert!(!folder.path().join("new").exists());
+        let claim = TrainingFolder::claim(&dir, true, false).unwrap();
         fs::write(dir.join(RESOLVED_TOML), "").unwrap();
+        drop(claim);
         assert!(message(&dir, false, false).contains("unfinished run\n  help: pass --resume"));
         drop(TrainingFolder::claim(&dir, true, false).unwrap());
         fs::write(dir.join(DONE), "").unwrap();
@@ -308,7 +328,7 @@ mod tests {
         assert!(message(&dir, true, false).contains("the run is finished"));
         fs::create_dir(dir.join(CHECKPOINTS)).unwrap();
         drop(TrainingFolder::claim(&dir, false, true).unwrap());
-        assert_eq!(names(&dir).unwrap(), [LOCK]);
+        assert!(names(&dir).unwrap().is_empty());
         fs::write(dir.join("thesis.tex"), "").unwrap();
         assert!(message(&dir, false, true).contains("thesis.tex"));
         assert!(message(&dir.join("thesis.tex"), false, true).contains("a file of that name"));

@@ -1,6 +1,7 @@
 //! One step, repeated: the loop that trains, what it tells, what it saves and how it goes on after an interruption.
 
 mod checkpoints;
+mod estimate;
 mod experiment;
 mod fit;
 mod folder;
@@ -16,6 +17,7 @@ mod timeline;
 mod tune;
 
 pub use checkpoints::{Checkpoints, Identity, Saved, restore};
+pub use estimate::{Estimate, product_rate};
 pub use experiment::{DataCount, Experiment, Purpose};
 pub use fit::{Best, Fit, Habits, Position};
 pub use folder::{TrainedBlock, Training, TrainingFolder, TrainingInfo, TrainingRun};

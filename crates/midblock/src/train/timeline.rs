@@ -79,6 +79,11 @@ impl Timeline {
         self.steps
     }
 
+    /// Number of steps of the first epoch, all of them, wherever the run ends.
+    pub fn epoch_steps(&self) -> u64 {
+        self.starts[1]
+    }
+
     /// Most tokens, and most trained tokens, of any micro-batch.
     pub fn largest_batch(&self) -> [usize; 2] {
         self.largest_batch
