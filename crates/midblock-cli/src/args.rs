@@ -36,7 +36,9 @@ pub enum Command {
     Analyze(Box<Analyze>),
     /// Fine-tune chosen blocks of a model, with adapters or fully, and write the result with a report
     Tune(Box<Tune>),
-    /// Analyse the embedded tiny pair of models: the whole main job in seconds, nothing to download
+    /// Train a new model from random weights, with a tokenizer learned from the same text
+    Pretrain(Pretrain),
+    /// Tune the embedded tiny model twice and analyse both: the whole main job in a minute or two, nothing to download
     Quickstart(Quickstart),
     /// Describe a checkpoint: architecture, parameters, dtypes, tokenizer, memory needed
     Inspect(Inspect),
@@ -44,6 +46,8 @@ pub enum Command {
     Perplexity(Perplexity),
     /// Merge an adapter into its base, or convert a checkpoint: writes a Hugging Face folder
     Merge(Merge),
+    /// Write the generated text that the embedded model was made from
+    Corpus(Corpus),
     /// Write the report of a finished run again, from its records
     Report(Report),
     /// List the metrics with formulas, units and ranges
@@ -109,7 +113,7 @@ pub struct Texts {
 }
 
 /// Flags stand for keys of the experiment's file and override it; `--set` overrides both.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct Tune {
     /// The experiment, as TOML
     #[arg(long, value_name = "FILE")]
@@ -195,6 +199,82 @@ pub struct Tune {
     /// Say what would train, how deep backward goes, and what it would take; train nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// The shape is the file's `[model.new]`; flags override other keys, `--set` overrides both.
+#[derive(Debug, Args)]
+pub struct Pretrain {
+    /// The experiment, as TOML; required unless a run goes on
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A value for any key of the file, such as model.new.blocks=24; repeatable
+    #[arg(long = "set", value_name = "TABLE.KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Text to train on, and to learn the tokenizer from; repeatable [data.train]
+    #[arg(long, value_name = "NAME=FILE_OR_HUB_ID")]
+    pub data: Vec<String>,
+    /// Text to evaluate on; repeatable [data.eval]
+    #[arg(long, value_name = "NAME=FILE_OR_HUB_ID")]
+    pub eval: Vec<String>,
+    /// Optimiser steps [train.steps]
+    #[arg(long, value_name = "N")]
+    pub steps: Option<i64>,
+    /// Largest learning rate [train.lr]
+    #[arg(long)]
+    pub lr: Option<f64>,
+    /// Seed of the initial weights and of everything else drawn at random [train.seed]
+    #[arg(long)]
+    pub seed: Option<i64>,
+    /// Folder of the run [output.dir]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<String>,
+    /// Go on with the unfinished run in --out, or begin if there is none; with --out alone, as it was begun
+    #[arg(long, conflicts_with = "overwrite")]
+    pub resume: bool,
+    /// Replace the run in --out
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Say what would train, and what it would take; train nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+impl From<&Pretrain> for Tune {
+    fn from(args: &Pretrain) -> Self {
+        Self {
+            config: args.config.clone(),
+            sets: args.sets.clone(),
+            data: args.data.clone(),
+            eval: args.eval.clone(),
+            steps: args.steps,
+            lr: args.lr,
+            seed: args.seed,
+            out: args.out.clone(),
+            resume: args.resume,
+            overwrite: args.overwrite,
+            dry_run: args.dry_run,
+            ..Self::default()
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct Corpus {
+    /// `text` to train a base model on, or `problems`: questions and answers to fine-tune it on
+    #[arg(long)]
+    pub kind: midblock::corpus::Kind,
+    /// How many
+    #[arg(long, value_name = "N")]
+    pub rows: u64,
+    /// Seed of all chance
+    #[arg(long, default_value_t = 42)]
+    pub seed: u64,
+    /// The split to evaluate on: none of its calculations is in the other
+    #[arg(long)]
+    pub held_out: bool,
+    /// JSONL file to write
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
 }
 
 #[derive(Debug, Args)]

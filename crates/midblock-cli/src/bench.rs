@@ -5,14 +5,14 @@ mod training;
 use crate::{args, checkpoint};
 use anyhow::Result;
 use midblock::{
-    checkpoint::{Checkpoint, ConfigJson},
+    checkpoint::{Checkpoint, ConfigJson, TokenizerSource},
     model::{Architecture, Batch, Decoder, Scratch},
     rng,
 };
 use midblock_kernels::{Accumulate, Backend, Cpu, StoredMatrix, baseline::gemm_linear};
 use rand::RngExt;
 use serde_json::{Value, json};
-use std::time::Instant;
+use std::{path::PathBuf, time::Instant};
 
 /// Name of the head among the products.
 const HEAD: &str = "lm_head";
@@ -31,13 +31,9 @@ pub fn run(args: &args::Bench, common: &args::Common) -> Result<()> {
         Some(spec) => checkpoint::open(spec, common)?,
         None => {
             let value = serde_json::from_str(SMOLLM2)?;
-            Checkpoint::random(
-                ConfigJson {
-                    path: "SmolLM2-135M (random weights)".into(),
-                    value,
-                },
-                0,
-            )?
+            let path = PathBuf::from("SmolLM2-135M (random weights)");
+            let tokenizer = TokenizerSource::Missing { path: path.clone() };
+            Checkpoint::untrained("random weights", ConfigJson { path, value }, tokenizer, 0)?
         }
     };
     let backend = Cpu::new();

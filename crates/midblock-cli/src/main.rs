@@ -4,6 +4,7 @@ mod analyze;
 mod args;
 mod bench;
 mod checkpoint;
+mod corpus;
 mod inspect;
 mod live;
 mod merge;
@@ -52,10 +53,12 @@ fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         Command::Analyze(args) => analyze::run(args, &cli.common),
         Command::Tune(args) => tune::run(args, &cli.common),
+        Command::Pretrain(args) => tune::pretrain(args, &cli.common),
         Command::Quickstart(args) => quickstart::run(args, &cli.common),
         Command::Inspect(args) => inspect::run(args, &cli.common),
         Command::Perplexity(args) => perplexity::run(args, &cli.common),
         Command::Merge(args) => merge::run(args, &cli.common),
+        Command::Corpus(args) => corpus::run(args),
         Command::Report(args) => analyze::report(args),
         Command::Metrics => analyze::metrics(),
         Command::Bench(args) => bench::run(args, &cli.common),

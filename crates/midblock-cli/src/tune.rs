@@ -25,25 +25,47 @@ use std::{
 /// The run was asked to stop and can go on.
 #[derive(Debug)]
 pub struct Stopped {
+    command: &'static str,
     step: u64,
     dir: PathBuf,
 }
 
 impl fmt::Display for Stopped {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (step, dir) = (self.step, self.dir.display());
+        let (command, step, dir) = (self.command, self.step, self.dir.display());
         write!(
             out,
-            "stopped and saved after step {step}; go on with: midblock tune --out {dir} --resume"
+            "stopped and saved after step {step}; go on with: midblock {command} --out {dir} --resume"
         )
     }
 }
 
 impl std::error::Error for Stopped {}
 
-/// Trains, or says what it would.
+/// `midblock tune`.
 pub fn run(args: &args::Tune, common: &args::Common) -> Result<()> {
     let config = config(args)?;
+    anyhow::ensure!(
+        config.model.new.is_none(),
+        "`model.new`: a new model is trained by `midblock pretrain`\n  help: use that, or name a `model.base`"
+    );
+    train("tune", config, args, common)
+}
+
+/// `midblock pretrain`: the same loop from random weights.
+pub fn pretrain(args: &args::Pretrain, common: &args::Common) -> Result<()> {
+    let args = args::Tune::from(args);
+    let config = config(&args)?;
+    anyhow::ensure!(
+        config.model.new.is_some(),
+        "`model.new` is missing: the shape of the model\n  help: give a file with it: --config FILE; \
+         configs/quickstart/base.toml is one. `midblock tune` trains the model of a `model.base`"
+    );
+    train("pretrain", config, &args, common)
+}
+
+/// Trains, or says what it would.
+fn train(command: &'static str, config: Config, args: &args::Tune, common: &args::Common) -> Result<()> {
     if args.dry_run {
         let experiment = prepare(config, common, SystemTime::now())?;
         return dry_run(&experiment);
@@ -71,7 +93,7 @@ pub fn run(args: &args::Tune, common: &args::Common) -> Result<()> {
     let tuned = tuned?;
     if tuned.ending == Ending::Interrupted {
         let step = tuned.run.info.training.position.map_or(0, |position| position.step);
-        return Err(Stopped { step, dir }.into());
+        return Err(Stopped { command, step, dir }.into());
     }
     announce(&tuned.run, &dir)
 }

@@ -8,6 +8,7 @@ pub mod adapt;
 mod atomic;
 pub mod checkpoint;
 pub mod config;
+pub mod corpus;
 pub mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;

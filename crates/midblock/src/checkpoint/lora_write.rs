@@ -66,7 +66,7 @@ mod tests {
     use super::*;
     use crate::{
         adapt::{Kind as How, LoraOptions, Recipe, Scaling},
-        checkpoint::{Checkpoint, ConfigJson, LowRank, lora},
+        checkpoint::{Checkpoint, ConfigJson, LowRank, TokenizerSource, lora},
     };
     use serde_json::{Value, json};
 
@@ -81,7 +81,11 @@ mod tests {
             value,
         };
         let architecture = Architecture::resolve(&config).unwrap();
-        (Checkpoint::random(config, 1).unwrap(), architecture)
+        let tokenizer = TokenizerSource::Missing { path: "".into() };
+        (
+            Checkpoint::untrained("random", config, tokenizer, 1).unwrap(),
+            architecture,
+        )
     }
 
     fn plan(architecture: &Architecture, layers: &str, modules: &str, scaling: Scaling) -> Plan {

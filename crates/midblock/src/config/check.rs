@@ -4,6 +4,7 @@ use super::{AdaptKind, Config, Problem};
 use crate::{
     adapt::Scaling,
     select::{Layers, Modules, Strategy},
+    tokens::{Long, LossOn},
     train::Shape,
 };
 
@@ -13,6 +14,9 @@ pub(super) fn check(mut config: Config, origin: &dyn Fn(&str) -> Option<String>)
         origin,
         problems: Vec::new(),
     };
+    if config.model.new.is_some() {
+        new_model(&mut config, &mut found);
+    }
     data(&config, &mut found);
     select(&config, &mut found);
     adapt(&config, &mut found);
@@ -26,7 +30,7 @@ pub(super) fn check(mut config: Config, origin: &dyn Fn(&str) -> Option<String>)
     }
 }
 
-struct Findings<'a> {
+pub(super) struct Findings<'a> {
     origin: &'a dyn Fn(&str) -> Option<String>,
     problems: Vec<Problem>,
 }
@@ -42,14 +46,14 @@ impl Findings<'_> {
     }
 
     /// A value that is not what `expected` says.
-    fn range(&mut self, key: &str, good: bool, value: impl std::fmt::Display, expected: &str) {
+    pub(super) fn range(&mut self, key: &str, good: bool, value: impl std::fmt::Display, expected: &str) {
         if !good {
             self.push(key, format!("it is {value}, expected {expected}"), "");
         }
     }
 
     /// A count that is at least 1, if given.
-    fn count(&mut self, key: &str, value: Option<u64>) {
+    pub(super) fn count(&mut self, key: &str, value: Option<u64>) {
         if value == Some(0) {
             self.push(key, "it is 0, expected 1 or more", "");
         }
@@ -63,9 +67,43 @@ impl Findings<'_> {
     }
 }
 
+/// A new model has nothing to adapt or to freeze: all of it is trained, on all tokens of all texts, unless the data says otherwise.
+fn new_model(config: &mut Config, found: &mut Findings<'_>) {
+    let given = |key: &str| (found.origin)(key).is_some();
+    if !given("adapt.kind") {
+        config.adapt.kind = AdaptKind::Full;
+    }
+    if !given("data.loss_on") {
+        config.data.loss_on = LossOn::All;
+    }
+    if !given("data.long") {
+        config.data.long = Long::Split;
+    }
+    found.exclusive(
+        ("model.base", !config.model.base.is_empty()),
+        ("model.new", config.model.new.is_some()),
+    );
+    let select = &config.select;
+    let partial = [
+        ("adapt.kind", config.adapt.kind == AdaptKind::Lora),
+        (
+            "select.layers",
+            select.layers.as_ref().is_some_and(|layers| *layers != Layers::All),
+        ),
+        ("select.modules", select.modules.is_some()),
+        ("select.extra", !select.extra.is_empty()),
+    ];
+    for (key, _) in partial.into_iter().filter(|(_, given)| *given) {
+        found.push(key, "all of a new model is trained", "leave it out");
+    }
+    if let Some(new) = &config.model.new {
+        new.check(config.data.max_length, found);
+    }
+}
+
 fn data(config: &Config, found: &mut Findings<'_>) {
     let data = &config.data;
-    if config.model.base.is_empty() {
+    if config.model.base.is_empty() && config.model.new.is_none() {
         found.push(
             "model.base",
             "it is missing",
@@ -244,6 +282,9 @@ fn evaluation(config: &Config, found: &mut Findings<'_>) {
 }
 
 fn fill(config: &mut Config) {
+    if let Some(new) = &mut config.model.new {
+        new.fill(config.data.max_length);
+    }
     let adapt = &mut config.adapt;
     if adapt.kind == AdaptKind::Lora {
         let rank = *adapt.rank.get_or_insert(64);

@@ -6,13 +6,17 @@
 
 mod check;
 mod file;
+mod new_model;
 mod overrides;
 mod schema;
 mod size;
 mod source;
 
+pub use new_model::{Family, NewModel};
 pub use overrides::Override;
-pub use schema::{Adapt, AdaptKind, Config, Data, Model, Objective, ObjectiveKind, Output, PrefixCache, Select, Train};
+pub use schema::{
+    Adapt, AdaptKind, Config, Data, Model, Objective, ObjectiveKind, Output, PrefixCache, Select, Train, WeightFormat,
+};
 pub use size::ByteSize;
 pub use source::DataSource;
 

@@ -3,13 +3,14 @@
 //! What a key means and its default stand with the field. A field that is an `Option` has a default that depends on other
 //! keys, or none; [`super::Config::load`] fills the former in, so that a resolved configuration says everything.
 
-use super::{ByteSize, DataSource};
+use super::{ByteSize, DataSource, NewModel};
 use crate::{
     adapt::Scaling,
     select::{Layers, Modules},
-    tokens::{Format, LossOn, Order},
+    tokens::{Format, Long, LossOn, Order},
     train::Shape,
 };
+use midblock_kernels::Dtype;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -37,8 +38,12 @@ pub struct Config {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Model {
-    /// The CHECKPOINT to start from: folder, `.gguf` file or hub id, with or without `+ADAPTER`. Required.
+    /// The CHECKPOINT to start from: folder, `.gguf` file or hub id, with or without `+ADAPTER`. Required unless there is `new`.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub base: String,
+    /// The shape of a model to train from random weights, for `midblock pretrain`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new: Option<NewModel>,
 }
 
 /// `[data]`
@@ -56,13 +61,16 @@ pub struct Data {
     /// How rows become samples; recognised by their fields if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
-    /// Which tokens are to be predicted: `answers` (default) or `all`.
+    /// Which tokens are to be predicted: `answers` (default) or `all` (default for a new model).
     pub loss_on: LossOn,
     /// A Jinja file to use as chat template; the checkpoint's own by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<PathBuf>,
     /// Tokens after which a sample is cut; 512 by default. The paper's runs take 128.
     pub max_length: usize,
+    /// What happens to longer texts: `cut` (default), or `split` (default for a new model) into several sequences, each of
+    /// which begins with the last token of the one before, so that every token is predicted once. Conversations are cut.
+    pub long: Long,
     /// Samples per training data set, drawn without replacement; all by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub samples: Option<usize>,
@@ -80,6 +88,7 @@ impl Default for Data {
             format: None,
             loss_on: LossOn::default(),
             max_length: 512,
+            long: Long::default(),
             template: None,
             samples: None,
             eval_samples: None,
@@ -112,7 +121,7 @@ pub struct Select {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Adapt {
-    /// `lora` (default) or `full`; the keys below are LoRA's.
+    /// `lora` (default) or `full`, which is a new model's only kind; the keys below are LoRA's.
     pub kind: AdaptKind,
     /// Rank if every block were adapted: the rank budget is this times the number of blocks, whatever `select.layers` makes of
     /// it. 64 by default, as in the paper.
@@ -278,6 +287,30 @@ pub struct Output {
     pub dir: Option<PathBuf>,
     /// Whether TensorBoard event files are written; yes by default.
     pub tensorboard: bool,
+    /// Format of a model's weights: `f32`, `f16` or `bf16`; by default that of each tensor of the base, f32 for a new model. An
+    /// adapter is always f32.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<WeightFormat>,
+}
+
+/// `output.dtype`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs)] // the names say it
+pub enum WeightFormat {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl From<WeightFormat> for Dtype {
+    fn from(format: WeightFormat) -> Self {
+        match format {
+            WeightFormat::F32 => Self::F32,
+            WeightFormat::F16 => Self::F16,
+            WeightFormat::Bf16 => Self::BF16,
+        }
+    }
 }
 
 impl Default for Output {
@@ -285,6 +318,7 @@ impl Default for Output {
         Self {
             dir: None,
             tensorboard: true,
+            dtype: None,
         }
     }
 }

@@ -16,13 +16,13 @@
 //! of a prompt and its completion, the completion and the end are learned.
 //!
 //! The whole is tokenised at once, and a token belongs to where its first character is. Special tokens are added only
-//! where no template writes them. Sequences are cut on the right. Token 0 is never learned: nothing comes before it.
+//! where no template writes them. Sequences are cut on the right, or split where that is asked for. Token 0 is never learned: nothing comes before it.
 
 use std::ops::Range;
 
 use serde_json::Value;
 
-use super::{ChatTemplate, Conversation, LossOn, SkipReason, Tokenizer, tokenizer::Token};
+use super::{ChatTemplate, Conversation, Long, LossOn, SkipReason, Tokenizer, tokenizer::Token};
 use crate::{Error, Result};
 
 /// Turns conversations into sequences.
@@ -31,6 +31,7 @@ pub(super) struct Encoder<'a> {
     pub template: Option<&'a ChatTemplate>,
     pub loss_on: LossOn,
     pub max_length: usize,
+    pub long: Long,
 }
 
 /// Ids with their mask.
@@ -78,8 +79,26 @@ impl Encoder<'_> {
             tokens.push(Token { id: end, bytes });
         }
         let learned = |token: &Token| self.loss_on == LossOn::All || token.bytes.start >= prompt;
-        let trained = tokens.iter().map(learned).collect();
-        Ok(self.cut(&tokens, trained).map(|sequence| vec![sequence]))
+        let trained: Vec<bool> = tokens.iter().map(learned).collect();
+        match self.long {
+            Long::Split if tokens.len() > self.max_length => Ok(self.split(&tokens, &trained)),
+            _ => Ok(self.cut(&tokens, trained).map(|sequence| vec![sequence])),
+        }
+    }
+
+    /// Splits a text into sequences that overlap by one token: the first of a sequence is not predicted there, but at the end
+    /// of the one before. Parts with nothing to learn are left out.
+    fn split(&self, tokens: &[Token], trained: &[bool]) -> Result<Vec<Sequence>, SkipReason> {
+        let starts = (0..tokens.len() - 1).step_by(self.max_length - 1);
+        let part = |start: usize| {
+            let part = start..tokens.len().min(start + self.max_length);
+            self.cut(&tokens[part.clone()], trained[part].to_vec()).ok()
+        };
+        let parts: Vec<Sequence> = starts.filter_map(part).collect();
+        if parts.is_empty() {
+            return Err(SkipReason::NoAnswer);
+        }
+        Ok(parts)
     }
 
     /// What is left to learn of the sequences of one conversation.

@@ -4,6 +4,7 @@
 //! ([`TokenizedSet`]). A row that cannot become a sample is a [`Skipped`] with a reason; none is dropped silently.
 
 mod batches;
+mod bpe;
 pub mod conversation;
 pub mod data;
 mod fields;
@@ -16,6 +17,7 @@ mod tokenizer;
 mod training;
 
 pub use batches::{BatchPlan, Grouping, Order};
+pub use bpe::{END, SMALLEST as SMALLEST_VOCABULARY, plain_texts, train_bpe, vocabulary};
 pub use conversation::Conversation;
 pub use fields::SkipReason;
 pub use format::Format;
@@ -23,4 +25,4 @@ pub use sample::{MIN_SAMPLES, Sample, SampleSet, Skipped, TokenizedSet, select};
 pub use special::SpecialToken;
 pub use template::ChatTemplate;
 pub use tokenizer::{Difference, Encoded, Token, Tokenizer};
-pub use training::{LossOn, TrainingFormatOptions, TrainingSample, TrainingSet};
+pub use training::{Long, LossOn, TrainingFormatOptions, TrainingSample, TrainingSet};

@@ -50,6 +50,17 @@ impl FromStr for LossOn {
     }
 }
 
+/// What happens to a text of more tokens than a sequence may have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Long {
+    /// The rest is left out.
+    #[default]
+    Cut,
+    /// It goes on in further sequences, each beginning with the last token of the one before.
+    Split,
+}
+
 /// How rows become sequences.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrainingFormatOptions {
@@ -59,6 +70,8 @@ pub struct TrainingFormatOptions {
     pub loss_on: LossOn,
     /// Tokens after which a sequence is cut.
     pub max_length: usize,
+    /// What becomes of the rest of a text.
+    pub long: Long,
     /// How many rows to draw; `None` takes all.
     pub samples: Option<usize>,
     /// Seed of that draw.
@@ -68,7 +81,7 @@ pub struct TrainingFormatOptions {
 /// One sequence to train on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrainingSample {
-    /// `file:row`; `file:row/n` for answer n of a conversation that its template splits.
+    /// `file:row`; `file:row/n` for part n of a text that is split, or answer n of a conversation that its template splits.
     pub id: String,
     /// Token ids, (T); at least 2.
     pub ids: Vec<u32>,
@@ -132,6 +145,7 @@ impl TrainingSet {
             template,
             loss_on: options.loss_on,
             max_length: options.max_length,
+            long: options.long,
         };
         let mut format = options.format;
         let mut set = Self {

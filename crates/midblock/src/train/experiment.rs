@@ -1,6 +1,6 @@
 //! A configuration with everything it names opened: model, data, selection. Nothing is trained or written yet.
 
-use super::{Batching, Identity, Item, Length, PrefixOptions, Schedule, StepOptions, Timeline};
+use super::{Batching, Identity, Item, Length, PrefixOptions, Schedule, StepOptions, Timeline, untrained::untrained};
 use crate::{
     Error, Result,
     adapt::{Kind, LoraOptions, Plan, Recipe},
@@ -77,7 +77,10 @@ impl Experiment {
     /// # Errors
     /// Whatever is wrong with checkpoint, data or selection.
     pub fn prepare(config: Config, hub: &HubOptions, on_transfer: OnTransfer<'_>, now: SystemTime) -> Result<Self> {
-        let checkpoint = Checkpoint::open(&config.model.base, hub, on_transfer)?;
+        let checkpoint = match &config.model.new {
+            Some(new) => untrained(&config, new, hub, on_transfer)?,
+            None => Checkpoint::open(&config.model.base, hub, on_transfer)?,
+        };
         let architecture = Architecture::resolve(checkpoint.config())?;
         let plan = Plan::resolve(
             &architecture,
@@ -125,6 +128,7 @@ impl Experiment {
             format: data.format,
             loss_on: data.loss_on,
             max_length: data.max_length,
+            long: data.long,
             samples: match purpose {
                 Purpose::Train => data.samples,
                 Purpose::Evaluation => data.eval_samples,

@@ -15,6 +15,7 @@ mod stepper;
 mod tensorboard;
 mod timeline;
 mod tune;
+mod untrained;
 
 pub use checkpoints::{Checkpoints, Identity, Saved, restore};
 pub use estimate::{Estimate, product_rate};

@@ -244,7 +244,11 @@ fn write_result<B: Backend>(
             Ok(trainer.parameter(id))
         }),
         Kind::Full => {
-            let written = checkpoint.write(&out, &WriteOptions::default(), progress, |tensor| {
+            let options = WriteOptions {
+                dtype: experiment.config.output.dtype.map(Into::into),
+                ..WriteOptions::default()
+            };
+            let written = checkpoint.write(&out, &options, progress, |tensor| {
                 let id = ParameterId::parse(&tensor.name, architecture);
                 let moved = id.filter(|id| plan.entry(*id).is_some());
                 Ok(moved.map_or_else(|| tensor.to_f32(), |id| trainer.parameter(id)))
