@@ -5,6 +5,8 @@ mod args;
 mod bench;
 mod checkpoint;
 mod inspect;
+#[allow(dead_code)] // no command prints it yet
+mod mask;
 mod merge;
 mod perplexity;
 mod progress;
