@@ -1,6 +1,7 @@
 //! What can be typed. Help texts are these comments.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use midblock_kernels::Dtype;
 use std::{num::NonZeroUsize, path::PathBuf};
 
 /// See where supervised fine-tuning changes a language model, layer by layer.
@@ -41,6 +42,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Mean loss and perplexity of a checkpoint on text
     Perplexity(Perplexity),
+    /// Merge an adapter into its base, or convert a checkpoint: writes a Hugging Face folder
+    Merge(Merge),
     /// Write the report of a finished run again, from its records
     Report(Report),
     /// List the metrics with formulas, units and ranges
@@ -221,6 +224,79 @@ pub struct Perplexity {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Merge {
+    /// BASE+ADAPTER, or a model to convert
+    #[arg(value_name = "CHECKPOINT")]
+    pub checkpoint: String,
+    /// Folder to write; must not exist yet or be empty
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Format of the weights; `same` keeps each tensor's own and makes f32 of quantised ones
+    #[arg(long, value_enum, default_value = "same")]
+    pub dtype: WeightFormat,
+    /// Size above which the weights are split into several files, such as 500MB or 2GiB
+    #[arg(long, value_name = "SIZE", default_value = "5GB")]
+    pub max_shard_size: ByteSize,
+    /// Sequences on which the logits are compared afterwards; 0 for no comparison
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub check: usize,
+}
+
+/// `--dtype`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WeightFormat {
+    Same,
+    F32,
+    F16,
+    Bf16,
+}
+
+impl WeightFormat {
+    /// `None` for each tensor's own.
+    pub fn dtype(self) -> Option<Dtype> {
+        match self {
+            Self::Same => None,
+            Self::F32 => Some(Dtype::F32),
+            Self::F16 => Some(Dtype::F16),
+            Self::Bf16 => Some(Dtype::BF16),
+        }
+    }
+}
+
+/// A number of bytes: digits and a unit, KB, MB, GB in powers of 1000 or KiB, MiB, GiB in powers of 1024.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteSize(pub u64);
+
+impl Default for ByteSize {
+    fn default() -> Self {
+        Self(midblock::checkpoint::WriteOptions::default().max_shard_bytes)
+    }
+}
+
+impl std::str::FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let factor = match unit.trim() {
+            "KB" => 1_000,
+            "MB" => 1_000_000,
+            "GB" => 1_000_000_000,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            _ => return Err("write a whole number and KB, MB, GB, KiB, MiB or GiB".to_owned()),
+        };
+        let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+        let bytes = bytes.filter(|bytes| *bytes > 0);
+        bytes
+            .map(Self)
+            .ok_or_else(|| "not a size between 1 KB and 2^64 bytes".to_owned())
+    }
 }
 
 #[derive(Debug, Args)]

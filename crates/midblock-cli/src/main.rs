@@ -6,6 +6,7 @@ mod bench;
 mod checkpoint;
 mod inspect;
 mod live;
+mod merge;
 mod perplexity;
 mod progress;
 mod quickstart;
@@ -54,6 +55,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Quickstart(args) => quickstart::run(args, &cli.common),
         Command::Inspect(args) => inspect::run(args, &cli.common),
         Command::Perplexity(args) => perplexity::run(args, &cli.common),
+        Command::Merge(args) => merge::run(args, &cli.common),
         Command::Report(args) => analyze::report(args),
         Command::Metrics => analyze::metrics(),
         Command::Bench(args) => bench::run(args, &cli.common),

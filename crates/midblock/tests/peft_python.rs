@@ -3,6 +3,8 @@
 //! Run with `MIDBLOCK_PYTHON=/path/to/python cargo test --release --workspace --test peft_python -- --ignored`; that Python
 //! needs torch, transformers, peft and safetensors.
 
+#![allow(clippy::unwrap_used)] // how a test fails
+
 use midblock::{
     adapt::{Kind, LoraOptions, Plan, Recipe, Scaling, initial_a},
     checkpoint::{Checkpoint, write_adapter},

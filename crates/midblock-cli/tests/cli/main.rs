@@ -6,6 +6,8 @@ mod analyze;
 mod bad_input;
 mod interrupt;
 mod memory;
+mod merge;
 mod models;
 #[path = "../../examples/random_checkpoint/writer.rs"]
 mod random_checkpoint;
+mod tune;

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    model::{Architecture, ParameterId},
+    model::{Architecture, BlockTensors, ParameterId},
     progress::{Progress, Unit},
     run::write_bytes,
 };
@@ -71,7 +71,8 @@ impl Checkpoint {
     /// ([`Tensor::to_f32`]) or changed ones. An adapter on top is not applied by itself. A tied head is not written twice.
     ///
     /// # Errors
-    /// [`Error::Argument`] if `out` is there already, [`Error::ConfigKey`] if transformers has no such model,
+    /// [`Error::Argument`] if `out` is there already, [`Error::MissingTensor`] or [`Error::TensorShape`] if the checkpoint is
+    /// not complete, [`Error::ConfigKey`] if transformers has no such model,
     /// [`Error::Io`], [`Error::Interrupted`], and those of `values`. Nothing is left behind then.
     pub fn write(
         &self,
@@ -81,9 +82,10 @@ impl Checkpoint {
         mut values: impl FnMut(&Tensor) -> Result<Vec<f32>>,
     ) -> Result<Written> {
         let architecture = Architecture::resolve(&self.config)?;
+        self.check_complete(&architecture)?;
         let tensors = self.declare(&architecture, options.dtype);
+        let config = written_config(&self.config, &tensors, options.dtype.is_some())?;
         let shards = cut(tensors, options.max_shard_bytes);
-        let config = written_config(&self.config, options.dtype)?;
         let mut written = Written {
             tensors: 0,
             parameters: 0,
@@ -120,6 +122,15 @@ impl Checkpoint {
             }
         })?;
         Ok(written)
+    }
+
+    /// Checks names and shapes of every parameter: a wrong one is better known before the work than in the middle.
+    fn check_complete(&self, architecture: &Architecture) -> Result<()> {
+        BlockTensors::check_all(self, architecture)?;
+        let mut outside = ParameterId::all(architecture)
+            .into_iter()
+            .filter(|(id, _)| id.block().is_none());
+        outside.try_for_each(|(id, shape)| self.check_shape(&id.name(architecture), &shape, "vocab_size, hidden_size"))
     }
 
     /// The tensors to write, in the order of the forward pass.
@@ -259,7 +270,11 @@ fn index(shards: &[Vec<Declared>], bytes: u64) -> Value {
 }
 
 /// The configuration with the class that transformers loads it by, and the format of the weights.
-fn written_config(config: &ConfigJson, dtype: Option<Dtype>) -> Result<serde_json::Map<String, Value>> {
+fn written_config(
+    config: &ConfigJson,
+    tensors: &[Declared],
+    converted: bool,
+) -> Result<serde_json::Map<String, Value>> {
     if config
         .value
         .get("rope_scaling")
@@ -284,19 +299,19 @@ fn written_config(config: &ConfigJson, dtype: Option<Dtype>) -> Result<serde_jso
         };
         value.insert("architectures".to_owned(), json!([class]));
     }
-    let name = match dtype {
-        Some(Dtype::F16) => "float16",
-        Some(Dtype::BF16) => "bfloat16",
-        Some(_) => "float32",
-        None => return Ok(value),
+    let uniform = |dtype| tensors.iter().all(|tensor| tensor.dtype == dtype);
+    let name = match (uniform(Dtype::F16), uniform(Dtype::BF16)) {
+        (true, _) => "float16",
+        (_, true) => "bfloat16",
+        _ => "float32",
     };
     // transformers 4 and 5 spell the key differently
-    let key = if value.contains_key("dtype") {
-        "dtype"
-    } else {
-        "torch_dtype"
-    };
-    value.insert(key.to_owned(), json!(name));
+    let stated = ["dtype", "torch_dtype"]
+        .into_iter()
+        .find(|key| value.contains_key(*key));
+    if converted || stated.is_none() {
+        value.insert(stated.unwrap_or("torch_dtype").to_owned(), json!(name));
+    }
     Ok(value)
 }
 

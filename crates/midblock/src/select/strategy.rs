@@ -6,7 +6,7 @@
 //! | `cka` | `cka_debiased` at layer l | the same |
 //! | `spectrum` | `effective_rank` of the base at layer l | any analysis |
 //! | `gradient` | norm of the loss's gradient with respect to the block's matrices | a short probe |
-//! | `random` | none: drawn from the stream ("select", k) of the seed | |
+//! | `random` | none: drawn from the stream ("layers", k) of the seed | |
 //!
 //! Numbers of an analysis are means over its data sets and variants. They describe the residual stream after a block, which
 //! is the sum of all blocks below, not the block alone. Blocks of one model have equally many parameters, so a gradient
@@ -107,7 +107,7 @@ impl Strategy {
     ) -> Result<Vec<usize>, (String, &'static str)> {
         let mut chosen = match (self, scores) {
             (Self::Random, _) => {
-                let mut random = rng::stream(seed, "select", &[count as u64]);
+                let mut random = rng::stream(seed, "layers", &[count as u64]);
                 sample(&mut random, blocks, count).into_vec()
             }
             (_, Some(scores)) => {

@@ -4,7 +4,9 @@ mod analyze;
 mod clock;
 pub(crate) mod describe;
 mod layers;
+mod merge;
 mod weights;
 
 pub use analyze::{AnalyzeConfig, BASE, Variant, analyze};
 pub use layers::Layers;
+pub use merge::{LogitDifference, logit_difference, merge};

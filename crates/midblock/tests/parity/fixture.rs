@@ -129,6 +129,11 @@ impl Fixture {
         self.rows_of("right").into_iter().map(sample).collect()
     }
 
+    /// D.
+    pub fn width(&self) -> usize {
+        self.expected["right.hidden"].shape[3]
+    }
+
     /// L + 1.
     pub fn depth(&self) -> usize {
         self.expected["right.hidden"].shape[0]

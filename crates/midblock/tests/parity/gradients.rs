@@ -3,6 +3,7 @@
 use crate::{fixture::Fixture, forward::FAMILIES};
 use midblock::{
     adapt::{Kind as Adaptation, LoraOptions, Plan, Recipe, Scaling},
+    checkpoint::LowRank,
     model::{Architecture, Batch, Decoder, Labels, Parameter, ParameterId, Pass, Reached, Tape},
     rng,
     select::Layers,
@@ -97,7 +98,8 @@ fn plan(architecture: &Architecture, kind: Adaptation, layers: Layers) -> Plan {
     Plan::resolve(architecture, &recipe, None).expect("the recipe resolves")
 }
 
-fn options() -> StepOptions {
+/// As the fixtures were made, in a step of several micro-batches.
+pub fn options() -> StepOptions {
     StepOptions {
         seed: 1,
         betas: [0.9, 0.95],
@@ -111,12 +113,14 @@ fn options() -> StepOptions {
     }
 }
 
-fn items(samples: &[TrainingSample]) -> Vec<Item<'_>> {
+/// All samples, each under a key of its own.
+pub fn items(samples: &[TrainingSample]) -> Vec<Item<'_>> {
     let item = |(key, sample)| Item { key, sample };
     (0..).zip(samples).map(item).collect()
 }
 
-fn step(step: u64, samples: &[TrainingSample]) -> StepInfo {
+/// The only micro-batch of a step.
+pub fn step(step: u64, samples: &[TrainingSample]) -> StepInfo {
     StepInfo {
         step,
         micro: 0,
@@ -197,18 +201,22 @@ fn ten_steps<B: Backend>(backend: &B, name: &'static str, lora_only: bool, toler
     }
 }
 
-/// Every parameter of the model along a random direction: `(L(θ + εd) − L(θ − εd)) / 2ε` against `⟨∇L, d⟩`.
+/// Every parameter of the model along a random direction: `(L(θ + εd) − L(θ − εd)) / 2ε` against `⟨∇L, d⟩`; there are
+/// adapters with dropout on the middle block, so that their part of every gradient is there too.
 fn finite_differences(name: &'static str) {
     const EPSILON: f64 = 1e-5;
     let (backend, fixture) = (Reference, Fixture::open(name));
     let mut decoder = Decoder::load(&backend, &fixture.checkpoint).expect("the checkpoint loads");
     let architecture = decoder.architecture().clone();
-    let all = trained(&full(&architecture));
+    let mut all = trained(&full(&architecture));
     for (id, _) in &all {
         decoder
             .train(&backend, &fixture.checkpoint, *id)
             .expect("the tensor is there");
     }
+    let adapters = trained(&lora(&architecture));
+    adapt(&backend, &mut decoder, &adapters, 0.3);
+    all.extend(adapters);
     let samples = fixture.samples();
     let batch = Batch::new(&samples.iter().map(|s| s.ids.clone()).collect::<Vec<_>>());
     let mut labels = Labels::default();
@@ -221,7 +229,7 @@ fn finite_differences(name: &'static str) {
         backend: &backend,
         batch: &batch,
         rope: &rope,
-        dropout: None,
+        dropout: Some(5),
     };
     let lengths: Vec<_> = all.iter().map(|(id, shape)| (*id, shape.iter().product())).collect();
     let mut sums = Gradients::new(&backend, &lengths, false);
@@ -254,6 +262,28 @@ fn finite_differences(name: &'static str) {
             "{name} {}: {analytic}, by differences {numeric}",
             id.name(&architecture)
         );
+    }
+}
+
+/// Puts random pairs on the model.
+fn adapt<B: Backend>(backend: &B, decoder: &mut Decoder<B>, pairs: &[(ParameterId, Vec<usize>)], dropout: f32) {
+    let mut random = rng::stream(7, "pairs", &[]);
+    let mut draw = |shape: &[usize]| {
+        (0..shape.iter().product())
+            .map(|_| random.random::<f32>() - 0.5)
+            .collect()
+    };
+    for pair in pairs.chunks(2) {
+        let [(ParameterId::Block { block, part, .. }, a), (_, b)] = pair else {
+            panic!("pairs come in order, got {pair:?}")
+        };
+        let pair = LowRank {
+            rank: a[0],
+            scale: 0.7,
+            a: draw(a),
+            b: draw(b),
+        };
+        decoder.adapt(backend, *block, *part, &pair, dropout);
     }
 }
 

@@ -6,3 +6,4 @@ mod forward;
 mod gradients;
 mod mutations;
 mod outputs;
+mod trainer;

@@ -11,6 +11,7 @@ use midblock_kernels::{
     Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Backend, Cpu, Real, RopeTable,
     StoredMatrix,
 };
+use std::sync::Mutex;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mistake {
@@ -27,17 +28,52 @@ enum Mistake {
     SwapGateAndUp,
 }
 
-/// [`Cpu`] with one mistake.
-struct Mutant {
+/// [`Cpu`] with one mistake, or with none; it remembers what backward asked of it.
+pub struct Mutant {
     cpu: Cpu,
     mistake: Mistake,
     /// H, which tells queries from keys.
     heads: usize,
+    calls: Mutex<Vec<Call>>,
+}
+
+/// A backward operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// Through a matrix.
+    InputGradient,
+    /// Of a matrix, (out, in).
+    WeightGradient {
+        shape: [usize; 2],
+    },
+    Norm,
+    Attention,
 }
 
 type Buffer = <Cpu as Backend>::Buffer;
 
 impl Mutant {
+    pub fn correct() -> Self {
+        Self {
+            cpu: Cpu::new(),
+            mistake: Mistake::None,
+            heads: 0,
+            calls: Mutex::default(),
+        }
+    }
+
+    /// The backward operations so far, in order.
+    pub fn calls(&self) -> Vec<Call> {
+        self.calls.lock().expect("no test panicked while it recorded").clone()
+    }
+
+    fn record(&self, call: Call) {
+        self.calls
+            .lock()
+            .expect("no test panicked while it recorded")
+            .push(call);
+    }
+
     fn values(&self, buffer: &Buffer) -> Vec<f32> {
         let mut values = vec![0.0; self.cpu.len(buffer)];
         self.cpu.read(buffer, 0, &mut values);
@@ -211,9 +247,12 @@ impl Backend for Mutant {
         self.cpu.scatter_rows(x, rows, width, out);
     }
     fn linear_dx(&self, dy: &Buffer, w: &Self::Matrix, rows: usize, mode: Accumulate, dx: &mut Buffer) {
+        self.record(Call::InputGradient);
         self.cpu.linear_dx(dy, w, rows, mode, dx);
     }
     fn linear_dw(&self, dy: &Buffer, x: &Buffer, rows: usize, mode: Accumulate, dw: &mut Buffer) {
+        let shape = [dy, x].map(|side| self.cpu.len(side) / rows);
+        self.record(Call::WeightGradient { shape });
         self.cpu.linear_dw(dy, x, rows, mode, dw);
     }
     fn add_bias_backward(&self, dy: &Buffer, d_bias: &mut Buffer) {
@@ -229,6 +268,7 @@ impl Backend for Mutant {
         dx: &mut Buffer,
         d_weight: Option<&mut Buffer>,
     ) {
+        self.record(Call::Norm);
         self.cpu.rms_norm_backward(x, weight, eps, dy, mode, dx, d_weight);
     }
     fn rope_backward(&self, dx: &mut Buffer, table: &RopeTable, positions: &[u32], heads: usize) {
@@ -241,6 +281,7 @@ impl Backend for Mutant {
         d_out: &Buffer,
         gradients: AttentionGradients<'_, Buffer>,
     ) {
+        self.record(Call::Attention);
         self.cpu.attention_backward(shape, forward, d_out, gradients);
     }
     fn gated_to(&self, activation: Activation, gate: &Buffer, up: &Buffer, out: &mut Buffer) {
@@ -272,9 +313,9 @@ fn worst(name: &'static str, mistake: Mistake) -> Difference {
         "{name}: queries and keys can be told apart"
     );
     let mutant = Mutant {
-        cpu: Cpu::new(),
         mistake,
         heads: architecture.heads,
+        ..Mutant::correct()
     };
     Difference::worst_of(compare(&mutant, &fixture, Run::Single))
 }
