@@ -203,27 +203,35 @@ mod interrupted {
         assert!(sent.unwrap().success());
     }
 
-    /// Kills a run at random moments, again and again, until it is done or was killed often enough.
+    fn written(out: &Path) -> usize {
+        fs::read_to_string(out.join("metrics.jsonl")).map_or(0, |text| text.lines().count())
+    }
+
+    /// Kills a run again and again, a random number of lines and milliseconds after each start.
     #[test]
     fn a_run_killed_anywhere_goes_on_to_the_same_bits() {
         let dir = TempDir::new().unwrap();
         let (whole, out) = (dir.path().join("whole"), dir.path().join("killed"));
-        let begun = Instant::now();
         tune(&whole, &[]).assert().success();
-        let length = begun.elapsed();
         let seed: u64 = rand::random();
         let mut random = StdRng::seed_from_u64(seed);
         let mut killed = 0;
-        for _ in 0..12 {
+        while killed < 8 {
             let mut child = start(&out);
-            sleep(length.mul_f64(random.random_range(0.05..0.7)));
+            let before = written(&out);
+            let (lines, pause) = (random.random_range(0..7), random.random_range(0..60));
+            let begun = Instant::now();
+            while written(&out) < before + lines && child.try_wait().unwrap().is_none() {
+                assert!(begun.elapsed() < Duration::from_secs(60), "no progress; seed {seed}");
+                sleep(Duration::from_millis(1));
+            }
+            sleep(Duration::from_millis(pause));
             if child.try_wait().unwrap().is_some() {
                 break;
             }
             send(&child, "-KILL");
             child.wait().unwrap();
-            assert!(!out.join("DONE").exists());
-            killed += 1;
+            killed += usize::from(!out.join("DONE").exists());
         }
         assert!(killed >= 3, "only {killed} kills; seed {seed}");
         if !out.join("DONE").exists() {
@@ -240,7 +248,7 @@ mod interrupted {
         tune(&whole, &[]).assert().success();
         let child = start(&out);
         let begun = Instant::now();
-        while fs::read_to_string(out.join("metrics.jsonl")).map_or(0, |text| text.lines().count()) < 5 {
+        while written(&out) < 5 {
             assert!(begun.elapsed() < Duration::from_secs(60), "training does not begin");
             sleep(Duration::from_millis(2));
         }
