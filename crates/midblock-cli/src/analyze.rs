@@ -1,6 +1,6 @@
 //! `midblock analyze`, `midblock report` and `midblock metrics`.
 
-use crate::{args, checkpoint, progress::Terminal};
+use crate::{args, checkpoint, progress::Terminal, tune};
 use anyhow::{Context, Result, bail};
 use midblock::{
     metrics::{Options, Selection, registry},
@@ -8,6 +8,7 @@ use midblock::{
     run::{Run, RunWriter},
     study::{AnalyzeConfig, BASE, Variant, analyze},
     tokens::data::DataSpec,
+    train::TrainingRun,
 };
 use midblock_kernels::Cpu;
 use std::{collections::BTreeSet, io::Write, path::Path};
@@ -51,6 +52,10 @@ fn announce(run: &Run, dir: &Path) -> Result<()> {
 
 /// Writes the report of a finished run again.
 pub fn report(args: &args::Report) -> Result<()> {
+    if TrainingRun::is_at(&args.dir) {
+        let run = report::training::write(&args.dir)?;
+        return tune::announce(&run, &args.dir);
+    }
     report::write(&args.dir)?;
     announce(&Run::open(&args.dir)?, &args.dir)
 }

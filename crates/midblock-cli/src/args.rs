@@ -34,6 +34,8 @@ pub struct Common {
 pub enum Command {
     /// Compare a base model with fine-tuned variants of it, layer by layer, and write a report
     Analyze(Box<Analyze>),
+    /// Fine-tune chosen blocks of a model, with adapters or fully, and write the result with a report
+    Tune(Box<Tune>),
     /// Analyse the embedded tiny pair of models: the whole main job in seconds, nothing to download
     Quickstart(Quickstart),
     /// Describe a checkpoint: architecture, parameters, dtypes, tokenizer, memory needed
@@ -104,6 +106,95 @@ pub struct Texts {
     /// Seed of everything drawn at random
     #[arg(long, default_value_t = 42)]
     pub seed: u64,
+}
+
+/// Flags stand for keys of the experiment's file and override it; `--set` overrides both.
+#[derive(Debug, Args)]
+pub struct Tune {
+    /// The experiment, as TOML
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A value for any key of the file, such as train.lr=3e-4; repeatable
+    #[arg(long = "set", value_name = "TABLE.KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// The model to start from [model.base]
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub model: Option<String>,
+    /// Data to train on; repeatable [data.train]
+    #[arg(long, value_name = "NAME=FILE_OR_HUB_ID")]
+    pub data: Vec<String>,
+    /// Data to evaluate on; repeatable [data.eval]
+    #[arg(long, value_name = "NAME=FILE_OR_HUB_ID")]
+    pub eval: Vec<String>,
+    /// How rows become samples, if it is not to be recognised [data.format]
+    #[arg(long)]
+    pub format: Option<String>,
+    /// Which tokens are to be predicted: `answers` or `all` [data.loss_on]
+    #[arg(long, value_name = "TOKENS")]
+    pub loss_on: Option<String>,
+    /// Tokens after which a sample is cut [data.max_length]
+    #[arg(long, value_name = "T")]
+    pub max_length: Option<i64>,
+    /// Samples per training data set [data.samples]
+    #[arg(long, value_name = "N")]
+    pub samples: Option<i64>,
+    /// Which blocks train: mid, all, range:a..b, segments:…, last:n, random, stable, … [select.layers]
+    #[arg(long)]
+    pub layers: Option<String>,
+    /// Which matrices of these blocks: names, attention, mlp, all-linear or patterns [select.modules]
+    #[arg(long, value_name = "LIST")]
+    pub modules: Option<String>,
+    /// A finished analysis, for the choices of blocks that read one [select.from]
+    #[arg(long, value_name = "DIR")]
+    pub from: Option<String>,
+    /// Train the parameters themselves instead of adapters [adapt.kind]
+    #[arg(long)]
+    pub full: bool,
+    /// LoRA rank if every block were adapted: sets the budget [adapt.rank]
+    #[arg(long, value_name = "R")]
+    pub rank: Option<i64>,
+    /// LoRA alpha at that rank [adapt.alpha]
+    #[arg(long)]
+    pub alpha: Option<f64>,
+    /// fixed-alpha, fixed-ratio or rslora [adapt.scaling]
+    #[arg(long, value_name = "SCALING")]
+    pub lora_scaling: Option<String>,
+    /// Passes over the data [train.epochs]
+    #[arg(long, value_name = "N", conflicts_with = "steps")]
+    pub epochs: Option<i64>,
+    /// Optimiser steps [train.steps]
+    #[arg(long, value_name = "N")]
+    pub steps: Option<i64>,
+    /// Sequences in a micro-batch [train.batch]
+    #[arg(long, value_name = "N")]
+    pub batch: Option<i64>,
+    /// Micro-batches in a step [train.accumulation]
+    #[arg(long, value_name = "N")]
+    pub accumulation: Option<i64>,
+    /// Largest learning rate [train.lr]
+    #[arg(long)]
+    pub lr: Option<f64>,
+    /// Steps between evaluations [train.eval_every]
+    #[arg(long, value_name = "N")]
+    pub eval_every: Option<i64>,
+    /// Seed of everything drawn at random [train.seed]
+    #[arg(long)]
+    pub seed: Option<i64>,
+    /// Memory for a step, such as "2 GiB" [train.memory]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// Folder of the run [output.dir]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<String>,
+    /// Go on with the unfinished run in --out, or begin if there is none; with --out alone, as it was begun
+    #[arg(long, conflicts_with = "overwrite")]
+    pub resume: bool,
+    /// Replace the run in --out
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Say what would train, how deep backward goes, and what it would take; train nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -5,12 +5,14 @@ mod args;
 mod bench;
 mod checkpoint;
 mod inspect;
+mod live;
 #[allow(dead_code)] // no command prints it yet
 mod mask;
 mod merge;
 mod perplexity;
 mod progress;
 mod quickstart;
+mod tune;
 
 use anyhow::Result;
 use args::{Cli, Command};
@@ -27,6 +29,10 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) if matches!(error.downcast_ref(), Some(midblock::Error::Interrupted)) => {
             eprintln!("interrupted; nothing was written");
+            ExitCode::from(130)
+        }
+        Err(error) if error.is::<tune::Stopped>() => {
+            eprintln!("{error}");
             ExitCode::from(130)
         }
         Err(error) => {
@@ -47,6 +53,7 @@ fn run(cli: &Cli) -> Result<()> {
     progress::install_ctrl_c()?;
     match &cli.command {
         Command::Analyze(args) => analyze::run(args, &cli.common),
+        Command::Tune(args) => tune::run(args, &cli.common),
         Command::Quickstart(args) => quickstart::run(args, &cli.common),
         Command::Inspect(args) => inspect::run(args, &cli.common),
         Command::Perplexity(args) => perplexity::run(args, &cli.common),

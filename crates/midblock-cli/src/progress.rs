@@ -23,11 +23,16 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 /// First Ctrl-C asks to stop, the second ends the process at once.
 pub fn install_ctrl_c() -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(|| {
-        if CANCELLED.swap(true, Ordering::SeqCst) {
+        if request_stop() {
             std::process::exit(130);
         }
         eprintln!("\nstopping; nothing half-written will be left (Ctrl-C again ends at once)");
     })
+}
+
+/// Asks long work to stop, as Ctrl-C does; true if it was asked before.
+pub fn request_stop() -> bool {
+    CANCELLED.swap(true, Ordering::SeqCst)
 }
 
 /// Progress on stderr.

@@ -98,6 +98,13 @@ pub enum Error {
         help: String,
     },
 
+    /// An experiment's TOML or what overrides it cannot be used.
+    #[error("{}", lines(problems))]
+    Config {
+        /// Everything that is wrong with it; at least one.
+        problems: Vec<crate::config::Problem>,
+    },
+
     /// Two inputs that must agree do not.
     #[error(
         "{left} and {right} do not match: {what} is {left_value} against {right_value}{}",
@@ -156,6 +163,11 @@ pub enum Error {
     /// The caller asked to stop (Ctrl-C).
     #[error("interrupted")]
     Interrupted,
+}
+
+/// One item a line.
+fn lines(items: &[impl ToString]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// Renders an optional hint on a line of its own.

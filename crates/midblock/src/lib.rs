@@ -7,6 +7,7 @@
 pub mod adapt;
 mod atomic;
 pub mod checkpoint;
+pub mod config;
 pub mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;

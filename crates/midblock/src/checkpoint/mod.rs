@@ -16,7 +16,7 @@ mod names;
 mod random;
 pub(crate) mod shards;
 mod spec;
-mod stream;
+pub(crate) mod stream;
 mod tensor;
 mod write;
 

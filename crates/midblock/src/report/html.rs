@@ -10,11 +10,12 @@ use super::{
 };
 use crate::{
     metrics::{Metric, find, registry},
-    run::{Record, Run},
+    run::{Record, Run, RunInfo},
 };
 use serde_json::{Value, json};
 
 const STYLE: &str = include_str!("assets/report.css");
+const PAGE: &str = include_str!("assets/page.js");
 const SCRIPT: &str = include_str!("assets/report.js");
 const CHARTS: &str = include_str!("assets/echarts.min.js");
 
@@ -34,33 +35,41 @@ pub(super) fn escape(text: &str) -> String {
     safe
 }
 
+/// A page: its head, `body`, `data` as JSON and the script that draws from it.
+pub(super) fn frame(title: &str, body: &str, data: &Value, script: &str) -> String {
+    // `<` occurs in JSON only inside of strings, where this escape means the same.
+    let data = data.to_string().replace('<', "\\u003c");
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:";
+    [
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n",
+        &format!("<meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\">\n"),
+        "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n",
+        "<meta name=\"color-scheme\" content=\"light dark\">\n",
+        &format!("<title>{} · midblock</title>\n", escape(title)),
+        &format!("<style>\n{STYLE}</style>\n</head>\n<body>\n"),
+        body,
+        &format!("<script type=\"application/json\" id=\"data\">{data}</script>\n"),
+        &format!("<script>{CHARTS}</script>\n<script>\n{PAGE}{script}</script>\n</body>\n</html>\n"),
+    ]
+    .concat()
+}
+
 /// The page of `run`. Metrics that the registry does not know come last, under their bare name.
 pub fn render(run: &Run) -> String {
     let title = title(run);
     let findings = summary::findings(run);
-    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:";
-    [
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n".to_string(),
-        format!("<meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\">\n"),
-        "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n".to_string(),
-        "<meta name=\"color-scheme\" content=\"light dark\">\n".to_string(),
-        format!(
-            "<title>{} · midblock</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n",
-            escape(&title)
-        ),
+    let body = [
         provenance::header(run, &title),
         "<main>\n".to_string(),
-        warnings(run),
+        warnings(&run.info),
         summary_section(run, &findings),
         controls(run),
         charts(run),
         tables::weights(run),
         "</main>\n".to_string(),
-        provenance::footer(run),
-        format!("<script type=\"application/json\" id=\"data\">{}</script>\n", data(run)),
-        format!("<script>{CHARTS}</script>\n<script>\n{SCRIPT}</script>\n</body>\n</html>\n"),
-    ]
-    .concat()
+        provenance::footer(&run.info, &provenance::ANALYSIS),
+    ];
+    frame(&title, &body.concat(), &data(run), SCRIPT)
 }
 
 /// "sft and dpo against base".
@@ -74,12 +83,11 @@ fn title(run: &Run) -> String {
     }
 }
 
-fn warnings(run: &Run) -> String {
-    if run.info.warnings.is_empty() {
+pub(super) fn warnings(info: &RunInfo) -> String {
+    if info.warnings.is_empty() {
         return String::new();
     }
-    let items: String = run
-        .info
+    let items: String = info
         .warnings
         .iter()
         .map(|warning| format!("<li>{}</li>", escape(warning)))
@@ -291,8 +299,8 @@ fn card(run: &Run, name: &str, metric: Option<&Metric>) -> String {
     )
 }
 
-/// What the script draws, as JSON without `<`.
-fn data(run: &Run) -> String {
+/// What the script draws.
+fn data(run: &Run) -> Value {
     let short = |number: Option<f64>| number.and_then(|number| format!("{number:.6e}").parse::<f64>().ok());
     let mut series: Vec<(&Record, Vec<Value>)> = Vec::new();
     for record in &run.records {
@@ -321,9 +329,7 @@ fn data(run: &Run) -> String {
         .map(|metric| (metric.name.to_string(), json!(metric.title())))
         .collect();
     let models: Vec<&str> = run.info.models.iter().map(|model| model.name.as_str()).collect();
-    let data = json!({"blocks": run.blocks(), "models": models, "titles": titles, "series": series, "weights": tables::heat_maps(run)});
-    // `<` occurs in JSON only inside of strings, where this escape means the same.
-    data.to_string().replace('<', "\\u003c")
+    json!({"blocks": run.blocks(), "models": models, "titles": titles, "series": series, "weights": tables::heat_maps(run)})
 }
 
 /// The values without repetition, in order of first appearance.

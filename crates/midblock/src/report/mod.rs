@@ -8,6 +8,7 @@ mod tables;
 mod words;
 
 pub use table::table;
+pub mod training;
 
 use crate::{
     Result,

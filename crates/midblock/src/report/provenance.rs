@@ -1,7 +1,7 @@
 //! What was compared, with what and how: the page's head and foot.
 
 use super::html::escape;
-use crate::run::{FileHash, Run};
+use crate::run::{FileHash, Run, RunInfo};
 
 /// Title and what was compared.
 pub(super) fn header(run: &Run, title: &str) -> String {
@@ -52,9 +52,25 @@ pub(super) fn header(run: &Run, title: &str) -> String {
     )
 }
 
+/// What the foot of a page says in words of its own kind of run.
+pub(super) struct Foot {
+    /// After what memory was looked at: "a phase", "a step".
+    pub measured_after: &'static str,
+    /// Items of the list of sources.
+    pub sources: &'static str,
+    /// Where the numbers are.
+    pub numbers: &'static str,
+}
+
+/// The foot of an analysis.
+pub(super) const ANALYSIS: Foot = Foot {
+    measured_after: "a phase",
+    sources: SOURCES,
+    numbers: "<code>metrics.csv</code> and <code>metrics.parquet</code> beside it",
+};
+
 /// Versions, seeds, timings, hashes, skipped samples, configuration and sources.
-pub(super) fn footer(run: &Run) -> String {
-    let info = &run.info;
+pub(super) fn footer(info: &RunInfo, foot: &Foot) -> String {
     let seeds: Vec<String> = info
         .seeds
         .iter()
@@ -82,7 +98,7 @@ pub(super) fn footer(run: &Run) -> String {
             ),
         ),
         ("threads", info.threads.to_string()),
-        ("private memory after a phase, at most", peak),
+        (&format!("private memory after {}, at most", foot.measured_after), peak),
         ("seeds", seeds.join(", ")),
     ];
     let facts: String = facts
@@ -93,12 +109,14 @@ pub(super) fn footer(run: &Run) -> String {
     format!(
         "<footer class=\"page\"><h2>How this was made</h2><dl class=\"facts\">{facts}</dl>{}{}{}\
          <details><summary>Resolved configuration</summary><pre><code>{}</code></pre></details>\
-         <h2>Sources</h2><ul class=\"sources\">{SOURCES}</ul>\
-         <p class=\"aside\">Charts: Apache ECharts (Apache-2.0), inside this file; nothing is loaded from the network. Numbers: <code>metrics.csv</code> and <code>metrics.parquet</code> beside it.</p></footer>\n",
-        timings(run),
-        hashes(run),
-        skipped(run),
+         <h2>Sources</h2><ul class=\"sources\">{}</ul>\
+         <p class=\"aside\">Charts: Apache ECharts (Apache-2.0), inside this file; nothing is loaded from the network. Numbers: {}.</p></footer>\n",
+        timings(info),
+        hashes(info),
+        skipped(info),
         escape(&config),
+        foot.sources,
+        foot.numbers,
     )
 }
 
@@ -109,13 +127,12 @@ const SOURCES: &str = "\
 <li>Intrinsic dimension: Facco et al. 2017, Scientific Reports 7, 12140.</li>\
 <li>To cite a result, name the midblock version, the command and the file hashes above.</li>";
 
-fn timings(run: &Run) -> String {
-    let total: f64 = run.info.timings.iter().map(|phase| phase.seconds).sum();
+fn timings(info: &RunInfo) -> String {
+    let total: f64 = info.timings.iter().map(|phase| phase.seconds).sum();
     if total <= 0.0 {
         return String::new();
     }
-    let rows: String = run
-        .info
+    let rows: String = info
         .timings
         .iter()
         .map(|phase| {
@@ -130,7 +147,7 @@ fn timings(run: &Run) -> String {
     format!("<h3>Time</h3><table class=\"timings\"><tbody>{rows}</tbody></table>")
 }
 
-fn hashes(run: &Run) -> String {
+fn hashes(info: &RunInfo) -> String {
     let rows = |owner: &str, files: &[FileHash]| -> String {
         files
             .iter()
@@ -145,27 +162,20 @@ fn hashes(run: &Run) -> String {
             })
             .collect()
     };
-    let models: String = run
-        .info
+    let models: String = info
         .models
         .iter()
         .map(|model| rows(&model.name, &model.files))
         .collect();
-    let datasets: String = run
-        .info
-        .datasets
-        .iter()
-        .map(|data| rows(&data.name, &data.files))
-        .collect();
+    let datasets: String = info.datasets.iter().map(|data| rows(&data.name, &data.files)).collect();
     format!(
         "<details><summary>Input files and their hashes</summary><div class=\"scroll\"><table><thead><tr><th scope=\"col\">of</th><th scope=\"col\">file</th>\
          <th scope=\"col\" class=\"number\">bytes</th><th scope=\"col\">BLAKE3</th></tr></thead><tbody>{models}{datasets}</tbody></table></div></details>"
     )
 }
 
-fn skipped(run: &Run) -> String {
-    let rows: String = run
-        .info
+fn skipped(info: &RunInfo) -> String {
+    let rows: String = info
         .datasets
         .iter()
         .flat_map(|data| data.skipped.iter().map(move |skipped| (data, skipped)))
@@ -188,7 +198,7 @@ fn skipped(run: &Run) -> String {
 }
 
 /// "2026-03-01T09:30:00Z" → "2026-03-01 09:30 UTC"; anything else as it is.
-fn day(timestamp: &str) -> String {
+pub(super) fn day(timestamp: &str) -> String {
     match timestamp.strip_suffix('Z').and_then(|rest| rest.split_once('T')) {
         Some((date, time)) => format!(
             "{date} {} UTC",
@@ -199,7 +209,7 @@ fn day(timestamp: &str) -> String {
 }
 
 /// The arguments as one line that a shell would take apart again.
-fn command(arguments: &[String]) -> String {
+pub(super) fn command(arguments: &[String]) -> String {
     let plain = |argument: &str| {
         !argument.is_empty()
             && argument
@@ -220,7 +230,7 @@ fn command(arguments: &[String]) -> String {
 }
 
 /// "1 234 567" with narrow spaces.
-fn count(number: u64) -> String {
+pub(super) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -233,7 +243,7 @@ fn count(number: u64) -> String {
 }
 
 /// "1 h 02 min", "3 min 20 s" or "4.2 s".
-fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match whole {
         0..60 => format!("{seconds:.1} s"),

@@ -119,7 +119,7 @@ fn resolved(config: &AnalyzeConfig, block_tokens: u64) -> serde_json::Value {
 }
 
 /// "llama, 30 blocks, hidden 576, 9 heads (3 kv) of 64, ffn 1536, vocabulary 49152, tied head".
-pub(super) fn summary(a: &Architecture) -> String {
+pub(crate) fn summary(a: &Architecture) -> String {
     let mut text = format!(
         "{}, {} blocks, hidden {}, {} heads ({} kv) of {}, ffn {}, vocabulary {}",
         a.model_type, a.blocks, a.hidden, a.heads, a.kv_heads, a.head_dim, a.ffn, a.vocab

@@ -2,7 +2,7 @@
 
 mod analyze;
 mod clock;
-mod describe;
+pub(crate) mod describe;
 mod layers;
 mod merge;
 mod weights;

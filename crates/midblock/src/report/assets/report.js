@@ -1,20 +1,7 @@
 // Draws the charts of the page from the JSON in #data. Names reach the page as text only, never as markup.
 "use strict";
 (() => {
-  const root = document.documentElement;
-  const errors = [];
-  const note = (text) => {
-    errors.push(String(text));
-    root.dataset.midblockErrors = errors.join("\n");
-  };
-  addEventListener("error", (event) => note(event.message));
-  addEventListener("unhandledrejection", (event) => note(event.reason));
-  for (const level of ["error", "warn"]) {
-    const original = console[level].bind(console);
-    console[level] = (...args) => { note(args.join(" ")); original(...args); };
-  }
-  root.classList.add("js");
-
+  const { root, css, number, tick, element, textStyle, axisText, save } = page;
   const data = JSON.parse(document.getElementById("data").textContent);
   const controls = document.getElementById("controls");
   const [LAYER, DEPTH, VALUE, LO, HI, FLOOR] = [0, 1, 2, 3, 4, 5];
@@ -23,28 +10,9 @@
   const charts = [];
 
   // ---- words and colours
-  const css = (name) => getComputedStyle(root).getPropertyValue(name).trim();
   const colorOf = (model) => css(`--s${models.indexOf(model) === 0 ? 0 : 1 + ((models.indexOf(model) - 1) % 6)}`);
   const layerName = (layer) => (layer === 0 ? "embedding" : `block ${layer}`);
   const nameOf = (series) => (series.reference ? `${series.model} against ${series.reference}` : series.model);
-  const number = (value) => {
-    if (value === null || value === undefined) return "–";
-    const size = Math.abs(value);
-    if (size !== 0 && (size < 1e-4 || size >= 1e6)) return value.toExponential(2);
-    return String(Number(value.toPrecision(4)));
-  };
-  const tick = (value) => {
-    const size = Math.abs(value);
-    if (size >= 1e6 || (size > 0 && size < 1e-3)) return value.toExponential(0).replace("e+", "e");
-    return size >= 1e4 ? `${Number((value / 1e3).toPrecision(4))}k` : String(Number(value.toPrecision(6)));
-  };
-  const element = (tag, text, parent) => {
-    const made = document.createElement(tag);
-    made.textContent = text;
-    if (parent) parent.append(made);
-    return made;
-  };
-
   // ---- one metric
   const byDepth = () => controls.elements.axis.value === "depth";
   const x = (point) => (byDepth() ? 100 * point[DEPTH] : point[LAYER]);
@@ -136,8 +104,6 @@
     return tip;
   };
 
-  const textStyle = { fontFamily: "system-ui, -apple-system, Segoe UI, Roboto, sans-serif" };
-  const axisText = () => ({ color: css("--soft"), fontSize: 11 });
   const optionOf = (metric) => {
     const curves = curvesOf(metric);
     const log = wantsLog(curves);
@@ -259,22 +225,8 @@
       option.grid.bottom = 62;
       option.legend = { bottom: 8, itemStyle: { opacity: 0 }, data: option.series.filter((series) => series.name).map((series) => series.name) };
     }
-    const size = { width: 900, height: 540 };
-    const name = [title, remarks[0] || ""].join("-").toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "");
-    const link = document.createElement("a");
-    link.download = `${name}.${kind}`;
-    if (kind === "svg") {
-      const view = echarts.init(null, null, { renderer: "svg", ssr: true, ...size });
-      view.setOption(option);
-      link.href = URL.createObjectURL(new Blob([view.renderToSVGString()], { type: "image/svg+xml" }));
-      view.dispose();
-    } else {
-      const view = echarts.init(document.createElement("div"), null, { renderer: "canvas", ...size });
-      view.setOption(option);
-      link.href = view.getDataURL({ type: "png", pixelRatio: 2 });
-      view.dispose();
-    }
-    return link;
+    const name = [title, remarks[0] || ""].join("-");
+    save(option, name, kind);
   };
 
   // ---- controls
@@ -300,7 +252,7 @@
     const chart = { card, view, option: "heatmap" in card.dataset ? heatOption : () => optionOf(card.dataset.metric) };
     charts.push(chart);
     for (const button of card.querySelectorAll("[data-export]")) {
-      button.addEventListener("click", () => picture(chart, button.dataset.export).click());
+      button.addEventListener("click", () => picture(chart, button.dataset.export));
     }
     card.querySelector(".chart").addEventListener("dblclick", () => draw(chart));
     new ResizeObserver(() => { if (!root.classList.contains("printing")) view.resize(); }).observe(card.querySelector(".chart"));

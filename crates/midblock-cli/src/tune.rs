@@ -1,0 +1,300 @@
+//! `midblock tune`: flags and file → experiment → dry run or training.
+
+use crate::{
+    args, checkpoint,
+    live::{self, Plain},
+    progress::Terminal,
+};
+use anyhow::{Context, Result};
+use midblock::{
+    config::{Config, Override},
+    report::training::key_numbers,
+    train::{
+        Ending, Estimate, Experiment, Observer, TrainingFolder, TrainingRun, product_rate, selection_json,
+        trained_blocks,
+    },
+};
+use midblock_kernels::Cpu;
+use std::{
+    fmt,
+    io::{IsTerminal, Write},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// The run was asked to stop and can go on.
+#[derive(Debug)]
+pub struct Stopped {
+    step: u64,
+    dir: PathBuf,
+}
+
+impl fmt::Display for Stopped {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (step, dir) = (self.step, self.dir.display());
+        write!(
+            out,
+            "stopped and saved after step {step}; go on with: midblock tune --out {dir} --resume"
+        )
+    }
+}
+
+impl std::error::Error for Stopped {}
+
+/// Trains, or says what it would.
+pub fn run(args: &args::Tune, common: &args::Common) -> Result<()> {
+    let config = config(args)?;
+    if args.dry_run {
+        let experiment = prepare(config, common, SystemTime::now())?;
+        return dry_run(&experiment);
+    }
+    let dir = config
+        .output
+        .dir
+        .clone()
+        .context("--out DIR is missing: where the run goes")?;
+    let folder = TrainingFolder::claim(&dir, args.resume, args.overwrite)?;
+    let started = folder.earlier().map(|earlier| earlier.training.started_unix_s);
+    let now = started.map_or_else(SystemTime::now, |seconds| UNIX_EPOCH + Duration::from_secs(seconds));
+    let experiment = prepare(config, common, now)?;
+    let terminal = Terminal::new(common.quiet);
+    let view = !common.quiet && std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
+    let mut live = view
+        .then(|| live::start(experiment.checkpoint.label(), &dir))
+        .transpose()?;
+    let mut plain = (!view && !common.quiet).then(Plain::default);
+    let mut observers: Vec<&mut dyn Observer> = Vec::new();
+    observers.extend(live.as_mut().map(|live| live as &mut dyn Observer));
+    observers.extend(plain.as_mut().map(|plain| plain as &mut dyn Observer));
+    let tuned = midblock::train::tune(&Cpu::new(), &experiment, &folder, &mut observers, &terminal);
+    drop(live); // gives the terminal back before anything is printed
+    let tuned = tuned?;
+    if tuned.ending == Ending::Interrupted {
+        let step = tuned.run.info.training.position.map_or(0, |position| position.step);
+        return Err(Stopped { step, dir }.into());
+    }
+    announce(&tuned.run, &dir)
+}
+
+/// Prints the key numbers of a finished run and where things are.
+pub fn announce(run: &TrainingRun, dir: &Path) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    for warning in &run.info.run.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let numbers = key_numbers(run);
+    let width = numbers.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    for (name, value) in numbers {
+        writeln!(out, "{name:width$}  {value}")?;
+    }
+    writeln!(
+        out,
+        "{}: {}",
+        run.info.training.result,
+        dir.join(&run.info.training.result).display()
+    )?;
+    writeln!(out, "report: {}", dir.join("report.html").display())?;
+    Ok(())
+}
+
+fn prepare(config: Config, common: &args::Common, now: SystemTime) -> Result<Experiment> {
+    let terminal = Terminal::new(common.quiet);
+    let transfers = |transfer: midblock::hub::Transfer<'_>| terminal.transfer(&transfer);
+    Ok(Experiment::prepare(config, &checkpoint::hub(common), &transfers, now)?)
+}
+
+/// The file, then the flags, then `--set`. `--resume` with nothing but a folder takes the run's own configuration.
+fn config(args: &args::Tune) -> Result<Config> {
+    let overrides = overrides(args)?;
+    let alone = args.config.is_none() && overrides.iter().all(|o| o.key == "output.dir");
+    let resolved = args.out.as_ref().map(|dir| Path::new(dir).join("resolved.toml"));
+    let own = resolved.filter(|path| args.resume && alone && path.is_file());
+    Ok(Config::load(args.config.as_deref().or(own.as_deref()), &overrides)?)
+}
+
+fn overrides(args: &args::Tune) -> Result<Vec<Override>> {
+    let mut overrides = Vec::new();
+    let mut text = |flag: &str, key: &str, value: &Option<String>| {
+        overrides.extend(
+            value
+                .iter()
+                .map(|v| Override::flag(key, v.as_str(), format!("{flag} {v}"))),
+        );
+    };
+    text("--model", "model.base", &args.model);
+    text("--format", "data.format", &args.format);
+    text("--loss-on", "data.loss_on", &args.loss_on);
+    text("--layers", "select.layers", &args.layers);
+    text("--modules", "select.modules", &args.modules);
+    text("--from", "select.from", &args.from);
+    text("--full", "adapt.kind", &args.full.then(|| "full".to_owned()));
+    text("--lora-scaling", "adapt.scaling", &args.lora_scaling);
+    text("--memory", "train.memory", &args.memory);
+    text("--out", "output.dir", &args.out);
+    for (flag, key, values) in [
+        ("--data", "data.train", &args.data),
+        ("--eval", "data.eval", &args.eval),
+    ] {
+        if !values.is_empty() {
+            overrides.push(Override::flag(
+                key,
+                values.clone(),
+                format!("{flag} {}", values.join(" ")),
+            ));
+        }
+    }
+    let whole = [
+        ("--max-length", "data.max_length", args.max_length),
+        ("--samples", "data.samples", args.samples),
+        ("--rank", "adapt.rank", args.rank),
+        ("--epochs", "train.epochs", args.epochs),
+        ("--steps", "train.steps", args.steps),
+        ("--batch", "train.batch", args.batch),
+        ("--accumulation", "train.accumulation", args.accumulation),
+        ("--eval-every", "train.eval_every", args.eval_every),
+        ("--seed", "train.seed", args.seed),
+    ];
+    for (flag, key, value) in whole {
+        overrides.extend(value.map(|v| Override::flag(key, v, format!("{flag} {v}"))));
+    }
+    for (flag, key, value) in [("--alpha", "adapt.alpha", args.alpha), ("--lr", "train.lr", args.lr)] {
+        overrides.extend(value.map(|v| Override::flag(key, v, format!("{flag} {v}"))));
+    }
+    for set in &args.sets {
+        overrides.push(set.parse()?);
+    }
+    Ok(overrides)
+}
+
+/// Prints what would train and what it would take; writes the selection if a folder is named.
+fn dry_run(experiment: &Experiment) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let timeline = experiment.timeline();
+    let options = experiment.step_options(&timeline, &std::env::temp_dir());
+    let backend = Cpu::new();
+    let estimate = Estimate::of::<Cpu>(experiment, &timeline, &options);
+    let rate = product_rate(&backend, experiment, &timeline);
+    write!(out, "{}", describe(experiment, &timeline))?;
+    let memory = estimate.memory;
+    let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+    writeln!(
+        out,
+        "memory     {:.0} MiB private at most: {:.0} of parameters, gradients and moments, {:.0} of a batch; interiors of {} of {} blocks are kept. Frozen weights are memory-mapped",
+        mib(memory.bytes()),
+        mib(memory.state),
+        mib(memory.bytes() - memory.state),
+        memory.kept,
+        memory.blocks,
+    )?;
+    let [first, later] = estimate.seconds(rate);
+    let cached = if later < first {
+        format!(", {later:.2} s from the second epoch on")
+    } else {
+        String::new()
+    };
+    writeln!(
+        out,
+        "step       about {first:.2} s{cached}, without evaluations: {:.0} GFLOP at the {:.0} GFLOP/s of one of its products, timed just now",
+        1e-9 * estimate.first_epoch_flop,
+        1e-9 * rate,
+    )?;
+    let selection = format!("{:#}\n", selection_json(experiment));
+    match &experiment.config.output.dir {
+        Some(dir) => {
+            std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+            let path = dir.join("selection.json");
+            std::fs::write(&path, selection).with_context(|| format!("writing {}", path.display()))?;
+            writeln!(out, "selection  {}", path.display())?;
+        }
+        None => write!(out, "{selection}")?,
+    }
+    Ok(())
+}
+
+fn describe(experiment: &Experiment, timeline: &midblock::train::Timeline) -> String {
+    let (a, plan, train) = (&experiment.architecture, &experiment.plan, &experiment.config.train);
+    let mut text = format!(
+        "model      {}: {} parameters\n",
+        experiment.checkpoint.label(),
+        a.parameters()
+    );
+    for (count, set) in experiment.counts.iter().zip(&experiment.datasets) {
+        text += &format!(
+            "data       {}: {} sequences, {} tokens, {} in the loss; {} of {} rows skipped, {} cut\n",
+            count.name,
+            count.sequences,
+            count.tokens,
+            count.trained_tokens,
+            set.skipped.len(),
+            set.samples_total,
+            set.samples_truncated,
+        );
+    }
+    let batch = match (train.batch, train.batch_tokens) {
+        (_, Some(tokens)) => format!("{tokens} tokens"),
+        (batch, None) => format!("{} sequences", batch.unwrap_or_default()),
+    };
+    text += &format!(
+        "run        {} steps over {:.2} epochs of {} sequences, {} to evaluate on; {} micro-batches of {batch} a step\n\n",
+        timeline.steps(),
+        timeline.epochs_after(timeline.steps()),
+        experiment.train.len(),
+        experiment.eval.len(),
+        train.accumulation,
+    );
+    text += &block_table(experiment);
+    let share = 100.0 * plan.parameters() as f64 / a.parameters() as f64;
+    let blocks = plan.trained_blocks().len();
+    let depth = match plan.first_block() {
+        first if first == a.blocks => "backward ends at the head".to_owned(),
+        first => format!(
+            "backward ends at block {first}: {} of {} are walked",
+            a.blocks - first,
+            a.blocks
+        ),
+    };
+    text + &format!(
+        "\ntrained    {} parameters ({share:.2} %) in {blocks} of {} blocks; {depth}\n",
+        plan.parameters(),
+        a.blocks
+    )
+}
+
+/// One line for each stretch of blocks that are trained alike.
+fn block_table(experiment: &Experiment) -> String {
+    let (plan, architecture) = (&experiment.plan, &experiment.architecture);
+    let blocks = trained_blocks(plan, architecture);
+    let mut text = format!("  {:>9}  {:>5}  {:>14}  parts\n", "blocks", "rank", "parameters");
+    let mut start = 0;
+    for alike in blocks.chunk_by(|a, b| a == b) {
+        let end = start + alike.len() - 1;
+        let range = if start == end {
+            start.to_string()
+        } else {
+            format!("{start}–{end}")
+        };
+        let block = &alike[0];
+        let rank = block.rank.map_or("–".to_owned(), |rank| rank.to_string());
+        let parts = match block.parts.is_empty() {
+            false => {
+                let last = |part: &String| part.rsplit('.').next().unwrap_or(part).to_owned();
+                block.parts.iter().map(last).collect::<Vec<_>>().join(" ")
+            }
+            true if start < plan.first_block() => "frozen; forward only".to_owned(),
+            true => "frozen; passes the gradient on".to_owned(),
+        };
+        let parameters = block.parameters * alike.len() as u64;
+        text += &format!("  {range:>9}  {rank:>5}  {parameters:>14}  {parts}\n");
+        start = end + 1;
+    }
+    for entry in plan.entries.iter().filter(|entry| entry.id.block().is_none()) {
+        text += &format!(
+            "  {:>9}  {:>5}  {:>14}  {}\n",
+            "",
+            "–",
+            entry.parameters(),
+            entry.id.name(architecture)
+        );
+    }
+    text
+}

@@ -1,0 +1,133 @@
+//! One experiment, one TOML file: [`Config`].
+//!
+//! Order: defaults, then the file, then overrides (`--set a.b=c` and flags). An unknown key, a value out of range and two
+//! options that contradict each other are errors that name file, line and key; all problems are reported together. Relative
+//! paths are relative to the working directory, as on the command line.
+
+mod check;
+mod file;
+mod overrides;
+mod schema;
+mod size;
+mod source;
+
+pub use overrides::Override;
+pub use schema::{Adapt, AdaptKind, Config, Data, Model, Objective, ObjectiveKind, Output, PrefixCache, Select, Train};
+pub use size::ByteSize;
+pub use source::DataSource;
+
+use crate::{Error, Result};
+use file::File;
+use std::{fmt, path::Path};
+
+/// Something that is wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Where it was said: `run.toml:12`, `--set train.lr=3`; empty if it was not.
+    pub origin: String,
+    /// Dotted key; empty if the file is not TOML.
+    pub key: String,
+    /// What is wrong.
+    pub problem: String,
+    /// What to do about it; may be empty.
+    pub help: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.origin.is_empty() {
+            write!(out, "{}: ", self.origin)?;
+        }
+        if !self.key.is_empty() {
+            write!(out, "`{}`: ", self.key)?;
+        }
+        out.write_str(&self.problem)?;
+        if !self.help.is_empty() {
+            write!(out, "\n  help: {}", self.help)?;
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// Reads `file`, if there is one, applies `overrides` in their order, checks the result and fills in every default.
+    ///
+    /// An override of one of two exclusive keys (`train.steps`, `train.epochs`) replaces the other in the file.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be read, [`Error::Config`] with everything that is wrong.
+    pub fn load(file: Option<&Path>, overrides: &[Override]) -> Result<Self> {
+        let file = file.map(File::read).transpose()?.unwrap_or_default();
+        Self::from_parts(&file, overrides).map_err(|problems| Error::Config { problems })
+    }
+
+    /// Like [`load`](Self::load), from the text of a file that is called `name` in errors.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn parse(name: &str, text: &str, overrides: &[Override]) -> Result<Self> {
+        let file = File {
+            name: name.into(),
+            text: text.into(),
+        };
+        Self::from_parts(&file, overrides).map_err(|problems| Error::Config { problems })
+    }
+
+    fn from_parts(file: &File, overrides: &[Override]) -> Result<Self, Vec<Problem>> {
+        let mut table = file.parse().map_err(|problem| vec![problem])?;
+        let config = overrides::apply(&mut table, overrides)?;
+        let origin = |key: &str| {
+            let overriding = overrides.iter().rev().find(|o| o.key == key);
+            overriding.map(|o| o.origin.clone()).or_else(|| file.origin_of(key))
+        };
+        check::check(config, &origin)
+    }
+
+    /// The configuration as TOML; of a resolved one, everything it depends on is there.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("invariant: every table of the schema can be written as TOML")
+    }
+
+    /// Dotted keys whose values differ, with both values as TOML; "–" where one has none.
+    pub fn differences(&self, other: &Self) -> Vec<(String, String, String)> {
+        let tables = [self, other].map(|config| {
+            let table =
+                toml::Table::try_from(config).expect("invariant: every table of the schema can be written as TOML");
+            let mut flat = Vec::new();
+            flatten("", &toml::Value::Table(table), &mut flat);
+            flat
+        });
+        let [left, right] = tables;
+        let find = |flat: &[(String, String)], key: &str| {
+            let found = flat.iter().find(|(known, _)| known == key);
+            found.map_or("–".to_owned(), |(_, value)| value.clone())
+        };
+        let mut keys: Vec<&String> = left.iter().chain(&right).map(|(key, _)| key).collect();
+        keys.sort();
+        keys.dedup();
+        keys.into_iter()
+            .map(|key| (key.clone(), find(&left, key), find(&right, key)))
+            .filter(|(_, left, right)| left != right)
+            .collect()
+    }
+}
+
+/// The leaves of a value with their dotted keys.
+fn flatten(key: &str, value: &toml::Value, out: &mut Vec<(String, String)>) {
+    match value {
+        toml::Value::Table(table) => {
+            for (name, value) in table {
+                let key = if key.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{key}.{name}")
+                };
+                flatten(&key, value, out);
+            }
+        }
+        leaf => out.push((key.to_owned(), leaf.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,246 @@
+//! The loop: evaluate, save, step, until all steps are done or something says stop.
+//!
+//! A step is a number of micro-batches whose gradients add up; its loss is Σ nats over the trained tokens of all of them, so
+//! that a long answer weighs as much per token as a short one. Where a run is, is a [`Position`]: what the loop does next
+//! depends on it and the stepper's state alone, and so a run that goes on from a checkpoint does what it would have done.
+
+use super::{
+    Checkpoints, Ending, Evaluation, Item, LossSum, Observer, Outlook, Schedule, StepInfo, StepMetrics, Stepper,
+    Timeline, restore,
+};
+use crate::{Error, Result, run::private_rss_bytes};
+use serde::{Deserialize, Serialize};
+use std::time::Instant;
+
+/// Where a run is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    /// Steps done.
+    pub step: u64,
+    /// The evaluation with the lowest loss.
+    pub best: Option<Best>,
+    /// Evaluations in a row without a new lowest loss.
+    pub without_improvement: usize,
+    /// The step after which was evaluated last.
+    pub evaluated: Option<u64>,
+    /// Tokens of all steps.
+    pub tokens: u64,
+    /// Wall-clock time of all steps; that of steps that were lost is not in it.
+    pub seconds: f64,
+}
+
+/// The evaluation with the lowest loss.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Steps done then.
+    pub step: u64,
+    /// Its loss.
+    pub loss: f64,
+}
+
+/// When the loop does something besides steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Habits {
+    /// Steps between evaluations; before the first step and after the last it is evaluated in any case.
+    pub eval_every: Option<u64>,
+    /// Steps between checkpoints.
+    pub save_every: u64,
+    /// Evaluations without improvement that end the run.
+    pub patience: Option<usize>,
+    /// Whether the run ends with the parameters of its best evaluation.
+    pub keep_best: bool,
+}
+
+/// A run, ready to go.
+pub struct Fit<'a> {
+    /// What is trained.
+    pub stepper: &'a mut dyn Stepper,
+    /// Sequences to train on.
+    pub train: &'a [Item<'a>],
+    /// Batches to evaluate on; none to never evaluate.
+    pub eval: &'a [Vec<Item<'a>>],
+    /// Which sequences when.
+    pub timeline: Timeline,
+    /// The learning rate.
+    pub schedule: Schedule,
+    /// Evaluations and checkpoints.
+    pub habits: Habits,
+    /// Where checkpoints go.
+    pub checkpoints: &'a Checkpoints,
+    /// Who is told.
+    pub observers: &'a mut [&'a mut dyn Observer],
+    /// Asked between batches whether to stop.
+    pub stop: &'a dyn Fn() -> bool,
+}
+
+/// Steps that the expected time of a step is an average over.
+const RECENT: f64 = 20.0;
+
+impl Fit<'_> {
+    /// Runs from `position`, which is where the stepper's state is, to the end. Returns where and why it ended.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] if a loss or gradient is not finite, and those of the stepper, of files and of observers; the last
+    /// checkpoint stays.
+    pub fn run(&mut self, mut position: Position) -> Result<(Position, Ending)> {
+        let outlook = Outlook {
+            steps: self.timeline.steps(),
+            done: position.step,
+        };
+        self.tell(|observer| observer.begin(&outlook))?;
+        let mut step_seconds = (position.step > 0).then(|| position.seconds / position.step as f64);
+        let mut saved = (position.step > 0).then_some(position.step);
+        let ending = loop {
+            if self.evaluation_is_due(&position) && !self.evaluate(&mut position, &mut saved)? {
+                break Ending::Interrupted;
+            }
+            if self
+                .habits
+                .patience
+                .is_some_and(|patience| position.without_improvement >= patience)
+            {
+                break Ending::Patience;
+            }
+            if position.step == self.timeline.steps() {
+                break Ending::Finished;
+            }
+            if position.step > 0 && position.step.is_multiple_of(self.habits.save_every) {
+                self.save(&position, &mut saved)?;
+            }
+            if (self.stop)() || !self.step(&mut position, &mut step_seconds)? {
+                break Ending::Interrupted;
+            }
+        };
+        self.save(&position, &mut saved)?;
+        if let Some(best) = position
+            .best
+            .filter(|best| self.habits.keep_best && best.step != position.step)
+            && ending != Ending::Interrupted
+        {
+            restore(&self.checkpoints.folder(best.step), self.stepper)?;
+        }
+        Ok((position, ending))
+    }
+
+    fn evaluation_is_due(&self, position: &Position) -> bool {
+        let step = position.step;
+        let at_end = step == 0 || step == self.timeline.steps();
+        let due = at_end || self.habits.eval_every.is_some_and(|every| step.is_multiple_of(every));
+        due && !self.eval.is_empty() && position.evaluated != Some(step)
+    }
+
+    /// False if it was interrupted; the evaluation is then made when the run goes on.
+    fn evaluate(&mut self, position: &mut Position, saved: &mut Option<u64>) -> Result<bool> {
+        let start = Instant::now();
+        let mut sum = LossSum::default();
+        for (index, items) in self.eval.iter().enumerate() {
+            if (self.stop)() {
+                return Ok(false);
+            }
+            sum += self.stepper.evaluate(items)?;
+            self.observers
+                .iter_mut()
+                .for_each(|o| o.batch(index + 1, self.eval.len()));
+        }
+        let loss = sum.nats / sum.tokens as f64;
+        if !loss.is_finite() {
+            return Err(Error::Diverged {
+                step: position.step,
+                what: "the evaluation's loss",
+                value: loss,
+                samples: "of the evaluation".into(),
+            });
+        }
+        let best = position.best.is_none_or(|best| loss < best.loss);
+        if best {
+            let step = position.step;
+            position.best = Some(Best { step, loss });
+            position.without_improvement = 0;
+        } else {
+            position.without_improvement += 1;
+        }
+        position.evaluated = Some(position.step);
+        let evaluation = Evaluation {
+            step: position.step,
+            epoch: self.timeline.epochs_after(position.step),
+            loss,
+            trained_tokens: sum.tokens,
+            best,
+            seconds: start.elapsed().as_secs_f64(),
+        };
+        self.tell(|observer| observer.evaluation(&evaluation))?;
+        if best && self.habits.keep_best {
+            *saved = None; // one may have been written before the evaluation
+            self.save(position, saved)?;
+        }
+        Ok(true)
+    }
+
+    /// False if it was interrupted; the step is then made when the run goes on.
+    fn step(&mut self, position: &mut Position, step_seconds: &mut Option<f64>) -> Result<bool> {
+        let start = Instant::now();
+        let plan = self.timeline.step(position.step);
+        let all: Vec<Item<'_>> = plan.iter().flatten().map(|&index| self.train[index]).collect();
+        let tokens = all.iter().map(|item| item.sample.ids.len()).sum();
+        let mut info = StepInfo {
+            step: position.step + 1,
+            micro: 0,
+            tokens: all.iter().map(|item| item.sample.trained_tokens()).sum(),
+            lr: self.schedule.lr(position.step),
+        };
+        let mut sum = LossSum::default();
+        for indices in &plan {
+            if (self.stop)() {
+                return Ok(false);
+            }
+            let items: Vec<Item<'_>> = indices.iter().map(|&index| self.train[index]).collect();
+            sum += self.stepper.accumulate(&items, &info)?;
+            info.micro += 1;
+            self.observers
+                .iter_mut()
+                .for_each(|o| o.batch(info.micro as usize, plan.len()));
+        }
+        let report = self.stepper.apply(&info)?;
+        let seconds = start.elapsed().as_secs_f64();
+        let expected = step_seconds.map_or(seconds, |before| before + (seconds - before) / RECENT);
+        *step_seconds = Some(expected);
+        position.step += 1;
+        position.tokens += tokens as u64;
+        position.seconds += seconds;
+        let metrics = StepMetrics {
+            step: position.step,
+            epoch: self.timeline.epochs_after(position.step),
+            loss: sum.nats / sum.tokens as f64,
+            lr: info.lr,
+            gradient_norm: report.gradient_norm,
+            sequences: all.len(),
+            tokens,
+            trained_tokens: sum.tokens,
+            seconds,
+            tokens_per_s: tokens as f64 / seconds,
+            trained_tokens_per_s: sum.tokens as f64 / seconds,
+            seconds_left: expected * (self.timeline.steps() - position.step) as f64,
+            private_bytes: private_rss_bytes(),
+        };
+        self.tell(|observer| observer.step(&metrics))?;
+        Ok(true)
+    }
+
+    /// Saves unless this very step is saved.
+    fn save(&mut self, position: &Position, saved: &mut Option<u64>) -> Result<()> {
+        if *saved == Some(position.step) {
+            return Ok(());
+        }
+        self.tell(|observer| observer.saving(position.step))?;
+        let folder = self.checkpoints.save(position, self.stepper)?;
+        *saved = Some(position.step);
+        self.tell(|observer| observer.saved(position.step, &folder))
+    }
+
+    fn tell(&mut self, mut event: impl FnMut(&mut dyn Observer) -> Result<()>) -> Result<()> {
+        self.observers.iter_mut().try_for_each(|observer| event(*observer))
+    }
+}
+
+#[cfg(test)]
+mod tests;
