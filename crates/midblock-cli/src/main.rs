@@ -7,6 +7,8 @@ mod checkpoint;
 mod corpus;
 mod inspect;
 mod live;
+#[allow(dead_code)] // no command prints it yet
+mod mask;
 mod merge;
 mod perplexity;
 mod progress;

@@ -298,7 +298,10 @@ fn block_table(experiment: &Experiment) -> String {
         let block = &alike[0];
         let rank = block.rank.map_or("–".to_owned(), |rank| rank.to_string());
         let parts = match block.parts.is_empty() {
-            false => block.parts.join(" "),
+            false => {
+                let last = |part: &String| part.rsplit('.').next().unwrap_or(part).to_owned();
+                block.parts.iter().map(last).collect::<Vec<_>>().join(" ")
+            }
             true if start < plan.first_block() => "frozen; forward only".to_owned(),
             true => "frozen; passes the gradient on".to_owned(),
         };

@@ -10,3 +10,4 @@ mod merge;
 mod models;
 #[path = "../../examples/random_checkpoint/writer.rs"]
 mod random_checkpoint;
+mod tune;

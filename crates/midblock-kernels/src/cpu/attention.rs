@@ -12,7 +12,7 @@
 use super::{
     buffer::with_scratch,
     exp::exp,
-    kernel::{Output, Product, Tile},
+    kernel::{Columns, Output, Product, Tile},
     pack,
 };
 use crate::Attention;
@@ -199,7 +199,8 @@ impl Task<'_> {
         self.arch.dispatch(Product {
             x: keys,
             x_stride: e,
-            w: panel.queries,
+            skip: 0,
+            w: Columns::Panels(panel.queries),
             depth: e,
             rows: whole_tiles,
             columns,
@@ -218,7 +219,8 @@ impl Task<'_> {
         self.arch.dispatch(Product {
             x: values,
             x_stride: len,
-            w: scores,
+            skip: 0,
+            w: Columns::Panels(scores),
             depth,
             rows: e,
             columns,

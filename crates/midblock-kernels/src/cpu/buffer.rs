@@ -69,3 +69,10 @@ pub(super) fn with_scratch<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) ->
     SCRATCH.with_borrow_mut(|free| free.push(buffer));
     result
 }
+
+/// The first `len` elements, which leave `memory`.
+pub(super) fn split_off<'m>(memory: &mut &'m mut [f32], len: usize) -> &'m mut [f32] {
+    let (first, rest) = std::mem::take(memory).split_at_mut(len);
+    *memory = rest;
+    first
+}

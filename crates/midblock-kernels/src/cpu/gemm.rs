@@ -11,8 +11,8 @@
 //! Packing against memory: Goto & van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008), section 4.
 
 use super::{
-    buffer::with_scratch,
-    kernel::{Output, Product, Tile},
+    buffer::{split_off, with_scratch},
+    kernel::{Columns, Output, Product, Tile},
     matrix::Source,
     pack,
 };
@@ -27,6 +27,8 @@ const DEPTH: usize = 768;
 const ROWS: usize = 1024;
 /// Most panels of the right factor that a task takes: with [`DEPTH`] they fill about half of a second-level cache.
 const PANELS: usize = 4;
+/// Most rows with which a k-major right factor is multiplied where it lies: moving it would cost more than it saves.
+const IN_PLACE: usize = 24;
 /// Tiles of the left factor that are packed by one task.
 const TILES: usize = 4;
 /// Widened rows of the right factor that are transposed at a time, and how much of their length: they stay in the
@@ -58,13 +60,13 @@ impl<'a> Factor<'a> {
     }
 
     /// Length of the dimension that is the output's.
-    fn len(self) -> usize {
+    pub(super) fn len(self) -> usize {
         let [rows, columns] = self.matrix.shape();
         if self.summed == Summed::Columns { rows } else { columns }
     }
 
     /// Length of the dimension that is summed over.
-    fn depth(self) -> usize {
+    pub(super) fn depth(self) -> usize {
         let [rows, columns] = self.matrix.shape();
         if self.summed == Summed::Columns { columns } else { rows }
     }
@@ -97,7 +99,7 @@ struct Target<'a> {
 
 /// Computes the targets for [`ROWS`] rows of the left factors after the other.
 fn run(arch: Arch, lefts: &[Factor<'_>], mode: Accumulate, targets: &mut [Target<'_>]) {
-    let Some(len) = lefts.first().map(|left| left.len()) else {
+    let Some(len) = lefts.first().map(|left| left.len()).filter(|_| !targets.is_empty()) else {
         return;
     };
     for first in (0..len).step_by(ROWS) {
@@ -106,18 +108,33 @@ fn run(arch: Arch, lefts: &[Factor<'_>], mode: Accumulate, targets: &mut [Target
         with_scratch(rows.len() * depths, |mut packed| {
             let mut parts = Vec::with_capacity(lefts.len());
             for left in lefts {
-                let (part, rest) = std::mem::take(&mut packed).split_at_mut(rows.len() * left.depth());
-                packed = rest;
-                pack_left(Tile::of(arch), *left, rows.clone(), part);
-                parts.push(&*part);
+                let part = split_off(&mut packed, rows.len() * left.depth());
+                parts.push(pack_left(Tile::of(arch), *left, rows.clone(), part));
             }
             multiply(arch, &parts, rows, mode, targets);
         });
     }
 }
 
-/// Packs rows of the left factor, block of the sum after block, so that the block at `k` starts at `rows.len() · k`.
-pub(super) fn pack_left(tile: Tile, left: Factor<'_>, rows: Range<usize>, packed: &mut [f32]) {
+/// Rows of a left factor, packed block of the sum after block.
+#[derive(Clone, Copy)]
+pub(super) struct Packed<'a> {
+    values: &'a [f32],
+    rows: usize,
+}
+
+impl<'a> Packed<'a> {
+    fn depth(self) -> usize {
+        self.values.len() / self.rows
+    }
+
+    fn block(self, block: Range<usize>) -> &'a [f32] {
+        &self.values[self.rows * block.start..self.rows * block.end]
+    }
+}
+
+/// Packs rows of the left factor into `packed`, as long as they.
+pub(super) fn pack_left<'a>(tile: Tile, left: Factor<'_>, rows: Range<usize>, packed: &'a mut [f32]) -> Packed<'a> {
     let values = left.matrix.plain().expect("invariant: activations are plain f32");
     let [_, width] = left.matrix.shape();
     for block in blocks(left.depth()) {
@@ -140,6 +157,10 @@ pub(super) fn pack_left(tile: Tile, left: Factor<'_>, rows: Range<usize>, packed
                 }
             });
     }
+    Packed {
+        values: packed,
+        rows: rows.len(),
+    }
 }
 
 fn blocks(depth: usize) -> impl Iterator<Item = Range<usize>> {
@@ -149,7 +170,7 @@ fn blocks(depth: usize) -> impl Iterator<Item = Range<usize>> {
 }
 
 /// Multiplies packed left factors, which are the rows `rows` of the outputs, with the right ones of all targets.
-fn multiply(arch: Arch, packed: &[&[f32]], rows: Range<usize>, mode: Accumulate, targets: &mut [Target<'_>]) {
+fn multiply(arch: Arch, packed: &[Packed<'_>], rows: Range<usize>, mode: Accumulate, targets: &mut [Target<'_>]) {
     let tile = Tile::of(arch);
     let columns = |target: &Target<'_>| target.terms.first().map_or(0, |(_, right)| right.len());
     let panels: usize = targets.iter().map(|t| columns(t).div_ceil(tile.columns)).sum();
@@ -167,7 +188,7 @@ fn multiply(arch: Arch, packed: &[&[f32]], rows: Range<usize>, mode: Accumulate,
         let out = unsafe { out.at(0, columns.start) };
         for (i, (left, right)) in terms.iter().enumerate() {
             let add = i > 0 || mode == Accumulate::Add;
-            columns_product(arch, packed[*left], rows.len(), *right, columns.clone(), add, out);
+            columns_product(arch, packed[*left], *right, columns.clone(), add, out);
         }
     });
 }
@@ -183,29 +204,73 @@ fn panels_per_task(panels: usize, threads: usize) -> usize {
 /// The product of packed rows with a range of the right factor's columns (those of the output).
 pub(super) fn columns_product(
     arch: Arch,
-    packed: &[f32],
-    rows: usize,
+    left: Packed<'_>,
     right: Factor<'_>,
     columns: Range<usize>,
     add: bool,
     out: Output,
 ) {
+    let width = Tile::of(arch).columns;
+    let mut left_over = columns.clone();
+    if left.rows <= IN_PLACE
+        && right.summed == Summed::Rows
+        && let Some(values) = right.matrix.plain()
+    {
+        left_over.start += columns.len() / width * width;
+        let here = columns.start..left_over.start;
+        multiply_in_place(arch, left, values, right.len(), here, add, out);
+    }
+    if !left_over.is_empty() {
+        // SAFETY: one of the output's columns.
+        let out = unsafe { out.at(0, left_over.start - columns.start) };
+        multiply_packed(arch, left, right, left_over, add, out);
+    }
+}
+
+/// With the columns `columns` of k-major values, whole panels, whose steps are `stride` apart.
+fn multiply_in_place(
+    arch: Arch,
+    left: Packed<'_>,
+    values: &[f32],
+    stride: usize,
+    columns: Range<usize>,
+    add: bool,
+    out: Output,
+) {
+    for block in blocks(left.depth()) {
+        let values = &values[block.start * stride + columns.start..];
+        arch.dispatch(Product {
+            x: left.block(block.clone()),
+            x_stride: block.len(),
+            skip: 0,
+            w: Columns::InPlace { values, stride },
+            depth: block.len(),
+            rows: left.rows,
+            columns: columns.len(),
+            out,
+            add: add || block.start > 0,
+        });
+    }
+}
+
+/// With panels that are packed, a block of the sum at a time.
+fn multiply_packed(arch: Arch, left: Packed<'_>, right: Factor<'_>, columns: Range<usize>, add: bool, out: Output) {
     let tile = Tile::of(arch);
     let padded = columns.len().next_multiple_of(tile.columns);
-    with_scratch(padded * DEPTH.min(right.depth()), |w| {
-        for block in blocks(right.depth()) {
-            let depth = block.len();
-            let w = &mut w[..padded * depth];
+    with_scratch(padded * DEPTH.min(left.depth()), |w| {
+        for block in blocks(left.depth()) {
+            let w = &mut w[..padded * block.len()];
             match right.summed {
                 Summed::Columns => transpose_right(tile, right.matrix, columns.clone(), block.clone(), w),
                 Summed::Rows => copy_right(tile, right.matrix, block.clone(), columns.clone(), w),
             }
             arch.dispatch(Product {
-                x: &packed[rows * block.start..rows * block.end],
-                x_stride: depth,
-                w,
-                depth,
-                rows,
+                x: left.block(block.clone()),
+                x_stride: block.len(),
+                skip: 0,
+                w: Columns::Panels(w),
+                depth: block.len(),
+                rows: left.rows,
                 columns: columns.len(),
                 out,
                 add: add || block.start > 0,

@@ -56,20 +56,31 @@ fn height(tallest: usize, left: usize) -> usize {
 pub(super) struct Product<'a> {
     /// Row tiles (see `pack`): the tile of row `r` starts at `r · x_stride`, k-major.
     pub x: &'a [f32],
-    /// Depth that x was packed with; at least `depth`.
+    /// Depth that x was packed with; at least `skip + depth`.
     pub x_stride: usize,
-    /// Column panels of `depth` steps each, k-major, one after another.
-    pub w: &'a [f32],
+    /// Steps of x's tiles before the first that is summed.
+    pub skip: usize,
+    /// Columns, k-major.
+    pub w: Columns<'a>,
     /// Length of the sum.
     pub depth: usize,
     /// Rows of x; a whole number of x's tiles.
     pub rows: usize,
-    /// Columns of w that exist; the last panel is padded.
+    /// Columns of w that exist.
     pub columns: usize,
     /// Where the product goes.
     pub out: Output,
     /// Whether it is added to what is there.
     pub add: bool,
+}
+
+/// How the columns of a product lie in memory, k-major.
+#[derive(Clone, Copy)]
+pub(super) enum Columns<'a> {
+    /// In panels of a tile's width, of `depth` steps each, one after another; the last one is padded.
+    Panels(&'a [f32]),
+    /// Where they were: steps are `stride` apart. A whole number of a tile's widths.
+    InPlace { values: &'a [f32], stride: usize },
 }
 
 /// A row-major region of memory that one [`Product`] may write: `rows` rows of `columns` elements, `stride` apart.
@@ -126,19 +137,26 @@ impl WithSimd for Product<'_> {
         let mut row = 0;
         while row < self.rows {
             let height = height(tallest::<S>(), self.rows - row);
-            for (index, w) in self.w.chunks_exact(panel * self.depth).enumerate() {
-                let x = &self.x[row * self.x_stride..][..height * self.depth];
-                let column = index * panel;
-                // SAFETY: row < rows and column < columns (a panel exists only for columns that exist).
+            let x = &self.x[row * self.x_stride + self.skip * height..][..height * self.depth];
+            for column in (0..self.columns).step_by(panel) {
+                // SAFETY: row < rows and column < columns.
                 let out = unsafe { self.out.at(row, column) };
                 let columns = panel.min(self.columns - column);
-                match height {
-                    12 if tallest::<S>() == 12 => store::<S, 12>(simd, tile(simd, x, w), out, columns, self.add),
-                    8 if tallest::<S>() == 12 => store::<S, 8>(simd, tile(simd, x, w), out, columns, self.add),
-                    6 => store::<S, 6>(simd, tile(simd, x, w), out, columns, self.add),
-                    4 => store::<S, 4>(simd, tile(simd, x, w), out, columns, self.add),
-                    2 => store::<S, 2>(simd, tile(simd, x, w), out, columns, self.add),
-                    _ => store::<S, 1>(simd, tile(simd, x, w), out, columns, self.add),
+                match self.w {
+                    Columns::Panels(w) => {
+                        let w = &w[column * self.depth..][..panel * self.depth];
+                        let (steps, _) = S::as_simd_f32s(w).0.as_chunks();
+                        tiles(simd, height, x, steps.iter(), out, columns, self.add);
+                    }
+                    Columns::InPlace { values, stride } => {
+                        let steps = values[column..].chunks(stride).map(|step| {
+                            let (vectors, _) = S::as_simd_f32s(&step[..panel]);
+                            vectors
+                                .first_chunk()
+                                .expect("invariant: a panel is as wide as its vectors")
+                        });
+                        tiles(simd, height, x, steps, out, columns, self.add);
+                    }
                 }
             }
             row += height;
@@ -146,13 +164,36 @@ impl WithSimd for Product<'_> {
     }
 }
 
-type Accumulators<S, const M: usize> = [[<S as Simd>::f32s; VECTORS]; M];
+/// A step of a panel.
+type Step<S> = [<S as Simd>::f32s; VECTORS];
+
+/// One tile of the output, of the given height.
+#[inline(always)]
+fn tiles<'a, S: Simd>(
+    simd: S,
+    height: usize,
+    x: &[f32],
+    w: impl Iterator<Item = &'a Step<S>>,
+    out: Output,
+    columns: usize,
+    add: bool,
+) {
+    match height {
+        12 if tallest::<S>() == 12 => store::<S, 12>(simd, tile(simd, x, w), out, columns, add),
+        8 if tallest::<S>() == 12 => store::<S, 8>(simd, tile(simd, x, w), out, columns, add),
+        6 => store::<S, 6>(simd, tile(simd, x, w), out, columns, add),
+        4 => store::<S, 4>(simd, tile(simd, x, w), out, columns, add),
+        2 => store::<S, 2>(simd, tile(simd, x, w), out, columns, add),
+        _ => store::<S, 1>(simd, tile(simd, x, w), out, columns, add),
+    }
+}
+
+type Accumulators<S, const M: usize> = [Step<S>; M];
 
 #[inline(always)]
-fn tile<S: Simd, const M: usize>(simd: S, x: &[f32], w: &[f32]) -> Accumulators<S, M> {
+fn tile<'a, S: Simd, const M: usize>(simd: S, x: &[f32], w: impl Iterator<Item = &'a Step<S>>) -> Accumulators<S, M> {
     let mut acc = [[simd.splat_f32s(0.0); VECTORS]; M];
     let (x, _) = x.as_chunks::<M>();
-    let (w, _) = S::as_simd_f32s(w).0.as_chunks::<VECTORS>();
     for (x, w) in x.iter().zip(w) {
         for m in 0..M {
             let x = simd.splat_f32s(x[m]);

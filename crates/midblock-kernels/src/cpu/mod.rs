@@ -10,11 +10,13 @@ mod gemm;
 mod kernel;
 mod loss;
 mod matrix;
+mod narrow;
 mod norm;
 mod optimizer;
 mod pack;
 mod rope;
 mod rows;
+mod vector;
 
 pub use buffer::CpuBuffer;
 pub use matrix::CpuMatrix;
@@ -138,14 +140,17 @@ impl Backend for Cpu {
         let Some((w, _)) = pairs.first() else { return };
         let [_, k] = w.shape();
         let left = Factor::values(x, [rows, k], Summed::Columns);
-        let mut pairs: Vec<_> = pairs
-            .iter_mut()
-            .map(|(w, out)| {
-                shapes::linear(x.len(), w.shape(), rows, out.len());
-                (Factor::new(w.source(), Summed::Columns), &mut ***out)
-            })
-            .collect();
-        gemm::products(self.arch, left, mode, &mut pairs);
+        let mut wide = Vec::with_capacity(pairs.len());
+        for (w, out) in pairs {
+            let [n, _] = w.shape();
+            shapes::linear(x.len(), [n, k], rows, out.len());
+            if n <= narrow::COLUMNS {
+                narrow::product(self.arch, x, w.source(), mode, out);
+            } else {
+                wide.push((Factor::new(w.source(), Summed::Columns), &mut ***out));
+            }
+        }
+        gemm::products(self.arch, left, mode, &mut wide);
     }
 
     fn linear_dx(&self, dy: &CpuBuffer, w: &CpuMatrix, rows: usize, mode: Accumulate, dx: &mut CpuBuffer) {
@@ -153,15 +158,21 @@ impl Backend for Cpu {
     }
 
     fn linears_dx(&self, pairs: &[(&CpuBuffer, &CpuMatrix)], rows: usize, mode: Accumulate, dx: &mut CpuBuffer) {
+        for (dy, w) in pairs {
+            shapes::linear_dx(dy.len(), w.shape(), rows, dx.len());
+        }
+        if pairs.first().is_some_and(|(_, w)| w.shape()[1] <= narrow::COLUMNS) {
+            for (i, (dy, w)) in pairs.iter().enumerate() {
+                let mode = if i == 0 { mode } else { Accumulate::Add };
+                narrow::product_of_columns(self.arch, dy, w.source(), mode, dx);
+            }
+            return;
+        }
         let terms: Vec<_> = pairs
             .iter()
             .map(|(dy, w)| {
-                shapes::linear_dx(dy.len(), w.shape(), rows, dx.len());
-                let [n, _] = w.shape();
-                (
-                    Factor::values(dy, [rows, n], Summed::Columns),
-                    Factor::new(w.source(), Summed::Rows),
-                )
+                let dy = Factor::values(dy, [rows, w.shape()[0]], Summed::Columns);
+                (dy, Factor::new(w.source(), Summed::Rows))
             })
             .collect();
         gemm::sum_of_products(self.arch, &terms, mode, dx);
@@ -177,7 +188,11 @@ impl Backend for Cpu {
         }
         let left = Factor::values(dy, [rows, n], Summed::Rows);
         let right = Factor::values(x, [rows, k], Summed::Rows);
-        gemm::products(self.arch, left, mode, &mut [(right, dw)]);
+        if k <= narrow::COLUMNS && k < n {
+            narrow::transposed(self.arch, left, right, mode, dw);
+        } else {
+            gemm::products(self.arch, left, mode, &mut [(right, dw)]);
+        }
     }
 
     fn add_bias(&self, x: &mut CpuBuffer, bias: &CpuBuffer) {
@@ -251,7 +266,7 @@ impl Backend for Cpu {
             forward.log_sums.len(),
             [&*gradients.q, &*gradients.k, &*gradients.v, d_out].map(|buffer| buffer.len()),
         );
-        attention_backward::attention_backward(shape, &forward, d_out, gradients);
+        attention_backward::attention_backward(self.arch, shape, &forward, d_out, gradients);
     }
 
     fn gated(&self, activation: Activation, gate: &mut CpuBuffer, up: &CpuBuffer) {

@@ -79,7 +79,7 @@ impl Config {
 
     fn from_parts(file: &File, overrides: &[Override]) -> Result<Self, Vec<Problem>> {
         let mut table = file.parse().map_err(|problem| vec![problem])?;
-        let config = overrides::apply(&mut table, overrides).map_err(|problem| vec![problem])?;
+        let config = overrides::apply(&mut table, overrides)?;
         let origin = |key: &str| {
             let overriding = overrides.iter().rev().find(|o| o.key == key);
             overriding.map(|o| o.origin.clone()).or_else(|| file.origin_of(key))

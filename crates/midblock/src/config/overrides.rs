@@ -69,31 +69,41 @@ impl FromStr for Override {
     }
 }
 
-/// Applies all to the file's table and reads it; the first that does not fit is the problem.
-pub(super) fn apply(table: &mut Table, overrides: &[Override]) -> Result<Config, Problem> {
-    for pair in EXCLUSIVE {
-        for (one, other) in [(pair[0], pair[1]), (pair[1], pair[0])] {
-            if overrides.iter().any(|o| o.key == one) {
-                remove(table, other);
-            }
+/// Applies all to the file's table and reads it; those that do not fit are the problems.
+pub(super) fn apply(table: &mut Table, overrides: &[Override]) -> Result<Config, Vec<Problem>> {
+    for [one, other] in EXCLUSIVE.into_iter().flat_map(|[a, b]| [[a, b], [b, a]]) {
+        if overrides.iter().any(|o| o.key == one) {
+            remove(table, other);
         }
     }
-    let read = |table: &Table| Config::deserialize(table.clone());
+    let mut problems = Vec::new();
     for given in overrides {
-        let mut with = table.clone();
-        insert(&mut with, given, given.value.clone())?;
-        if let Err(error) = read(&with) {
-            let text = given.text.as_ref().filter(|_| !given.value.is_str());
-            let as_text = text.and_then(|text| {
-                let mut with = table.clone();
-                insert(&mut with, given, Value::String(text.clone())).ok()?;
-                read(&with).is_ok().then_some(with)
-            });
-            with = as_text.ok_or_else(|| explain(given.origin.clone(), given.key.clone(), &error))?;
+        match with(table, given) {
+            Ok(changed) => *table = changed,
+            Err(problem) => problems.push(problem),
         }
-        *table = with;
     }
-    read(table).map_err(|error| explain(String::new(), String::new(), &error))
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    Config::deserialize(table.clone()).map_err(|error| vec![explain(String::new(), String::new(), &error)])
+}
+
+/// The table with one override, taken as it looks or else as text.
+fn with(table: &Table, given: &Override) -> Result<Table, Problem> {
+    let changed = |value| {
+        let mut changed = table.clone();
+        insert(&mut changed, given, value)?;
+        match Config::deserialize(changed.clone()) {
+            Ok(_) => Ok(changed),
+            Err(error) => Err(explain(given.origin.clone(), given.key.clone(), &error)),
+        }
+    };
+    changed(given.value.clone()).or_else(|problem| {
+        let text = given.text.as_ref().filter(|_| !given.value.is_str());
+        text.and_then(|text| changed(Value::String(text.clone())).ok())
+            .ok_or(problem)
+    })
 }
 
 /// Puts a value where its key says.

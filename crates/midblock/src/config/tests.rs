@@ -211,7 +211,8 @@ fn overrides_take_toml_values_and_text() {
         let text = bad.parse::<Override>().unwrap_err().to_string();
         assert!(text.contains(part), "{text}");
     }
-    let text = message("", &["train.lr.peak=1"]);
+    let text = message("", &["train.lr.peak=1", "train.lrr=2"]);
+    assert!(text.contains("`train.lrr`: unknown key"), "{text}");
     assert!(text.contains("`train.lr.peak`"), "{text}");
 }
 

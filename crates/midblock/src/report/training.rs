@@ -125,7 +125,7 @@ fn header(run: &TrainingRun, title: &str) -> String {
     let sets = info.datasets.iter().zip(&training.data).map(|(set, used)| {
         let skipped = if set.skipped.is_empty() { String::new() } else { format!(", {} rows skipped", set.skipped.len()) };
         format!(
-            "<tr><th scope=\"row\">{}</th><td><code>{}</code></td><td>{}: {} sequences of {} {} rows{skipped}, {} cut</td><td class=\"number\">{} <small>{} in the loss</small></td></tr>",
+            "<tr><th scope=\"row\">{}</th><td><code>{}</code></td><td>{}: {} sequences of {} {} rows{skipped}, {} cut</td><td class=\"number\">{}<span class=\"unit-word\"> tokens,</span> <small>{} in the loss</small></td></tr>",
             escape(&set.name),
             escape(&set.source),
             if used.purpose == Purpose::Train { "training" } else { "evaluation" },

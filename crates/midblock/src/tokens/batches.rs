@@ -210,7 +210,7 @@ mod tests {
         );
         assert_eq!(
             batches(Grouping::Sequences(3), Order::LengthBuckets),
-            [vec![0, 2, 4], vec![3, 1, 6], vec![7, 5]]
+            [vec![7, 5], vec![0, 2, 4], vec![3, 1, 6]]
         );
     }
 

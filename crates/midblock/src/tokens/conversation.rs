@@ -201,7 +201,9 @@ fn multiple_choice(row: &Row) -> Result<(String, String), SkipReason> {
     Ok((format!("{question}\n{}", options.join(" ")), letter.to_string()))
 }
 
-/// A list of `{role, content}`, kept with all their fields, or of `{from, value}`, put into these terms.
+/// A list of `{role, content}`, or of `{from, value}`, put into these terms.
+///
+/// All their fields are kept but for null ones, which transformers hides from templates: `{"content": null}` has none.
 fn messages(row: &Row, field: &'static str) -> Result<Vec<Value>, SkipReason> {
     let wrong = |got| SkipReason::Type {
         field,
@@ -215,7 +217,11 @@ fn messages(row: &Row, field: &'static str) -> Result<Vec<Value>, SkipReason> {
     }
     let message = |item: &Value| {
         if item["role"].is_string() {
-            return Ok(item.clone());
+            let fields = item.as_object().into_iter().flatten();
+            return Ok(fields
+                .filter(|(_, value)| !value.is_null())
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect());
         }
         let speaker = item["from"].as_str().ok_or_else(|| wrong("a list of something else"))?;
         let role = match speaker {
@@ -231,4 +237,150 @@ fn messages(row: &Row, field: &'static str) -> Result<Vec<Value>, SkipReason> {
         Ok(json!({"role": role, "content": content}))
     };
     items.iter().map(message).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::format::recognise, *};
+
+    /// Recognises the row and takes it apart.
+    fn taught(row: Value, chat: bool) -> Result<(Format, Conversation), SkipReason> {
+        let row = row.as_object().unwrap();
+        let format = recognise("x", row).unwrap();
+        format
+            .conversation(row, chat)
+            .map(|conversation| (format, conversation))
+    }
+
+    fn continued(prompt: &str, completion: &str) -> Conversation {
+        Conversation::Continued {
+            prompt: prompt.into(),
+            completion: completion.into(),
+        }
+    }
+
+    fn messages(messages: Value, learn_from: usize) -> Conversation {
+        Conversation::Messages {
+            messages: messages.as_array().unwrap().clone(),
+            learn_from,
+        }
+    }
+
+    fn said(role: &str, content: &str) -> Value {
+        json!({"role": role, "content": content})
+    }
+
+    #[test]
+    fn questions_and_answers_are_turns_or_text() {
+        let gsm8k = json!({"question": "1+1?", "answer": 2});
+        let mmlu = json!({"question": "Q?", "choices": ["w", "x"], "answer": 1, "subject": "s"});
+        let arc = json!({"id": "1", "question": "Q?", "choices": {"text": ["w", "x"], "label": ["1", "2"]}, "answerKey": "2"});
+        let alpaca = json!({"instruction": "Do.", "input": "", "output": "Done.", "text": "Below …"});
+        let with_input = json!({"instruction": "Do.", "input": " it\n", "output": "Done."});
+        let instances = json!({"instruction": "Do.", "instances": [{"input": "it", "output": "Done."}], "name": "n"});
+        let (below, request) = (
+            "Below is an instruction that describes a task",
+            "Write a response that appropriately completes the request.",
+        );
+        let paired = format!(
+            "{below}, paired with an input that provides further context. {request}\n\n### Instruction:\nDo.\n\n### Input:\nit\n\n\
+             ### Response:\n"
+        );
+        let alone = format!("{below}. {request}\n\n### Instruction:\nDo.\n\n### Response:\n");
+        let choices = "Q?\nA) w B) x";
+        let cases = [
+            (gsm8k, Format::Gsm8k, "1+1?", "Question: 1+1?\nAnswer:", "2"),
+            (mmlu, Format::Mmlu, choices, "Question: Q?\nA) w B) x\nAnswer:", "B"),
+            (arc, Format::Mmlu, choices, "Question: Q?\nA) w B) x\nAnswer:", "B"),
+            (alpaca, Format::Alpaca, "Do.", alone.as_str(), "Done."),
+            (with_input, Format::Alpaca, "Do.\n\nit", paired.as_str(), "Done."),
+            (instances, Format::Alpaca, "Do.\n\nit", paired.as_str(), "Done."),
+        ];
+        for (row, format, user, prompt, answer) in cases {
+            let turns = messages(json!([said("user", user), said("assistant", answer)]), 0);
+            assert_eq!(taught(row.clone(), true), Ok((format, turns)));
+            let space = if format == Format::Alpaca { "" } else { " " };
+            let text = continued(prompt, &format!("{space}{answer}"));
+            assert_eq!(taught(row.clone(), false), Ok((format, text)));
+            let analysed = format.render(row.as_object().unwrap()).unwrap();
+            assert_eq!(analysed, format!("{prompt}{space}{answer}"));
+        }
+    }
+
+    #[test]
+    fn texts_stay_as_they_are() {
+        let function = json!({"prompt": "def f():", "canonical_solution": "  pass", "test": ""});
+        let completion = json!({"prompt": "1+1=", "completion": "2"});
+        for chat in [false, true] {
+            let text = Conversation::Text(" a ".into());
+            assert_eq!(taught(json!({"text": " a "}), chat), Ok((Format::Text, text)));
+            let solved = continued("def f():\n", "  pass");
+            assert_eq!(taught(function.clone(), chat), Ok((Format::Humaneval, solved)));
+            let completed = continued("1+1=", "2");
+            assert_eq!(taught(completion.clone(), chat), Ok((Format::Completion, completed)));
+        }
+    }
+
+    #[test]
+    fn messages_keep_their_fields_but_null() {
+        let call = json!({"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f"}}]});
+        let row = json!({"messages": [said("user", "q"), call], "prompt_id": "1"});
+        let call = json!({"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]});
+        let expected = messages(json!([said("user", "q"), call]), 0);
+        assert_eq!(taught(row, true), Ok((Format::Messages, expected)));
+        let lists = json!({"prompt": [said("system", "s"), said("user", "q")], "completion": [said("assistant", "a")]});
+        let expected = messages(
+            json!([said("system", "s"), said("user", "q"), said("assistant", "a")]),
+            2,
+        );
+        assert_eq!(taught(lists, true), Ok((Format::Completion, expected)));
+    }
+
+    #[test]
+    fn sharegpt_is_put_into_the_usual_terms() {
+        let turns =
+            json!([{"from": "system", "value": "s"}, {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]);
+        let usual = json!([said("system", "s"), said("user", "q"), said("assistant", "a")]);
+        for turns in [turns, usual.clone(), Value::String(usual.to_string())] {
+            let row = json!({"id": "1", "conversations": turns});
+            assert_eq!(taught(row, true), Ok((Format::Sharegpt, messages(usual.clone(), 0))));
+        }
+    }
+
+    #[test]
+    fn rows_that_teach_nothing_say_why() {
+        let reason = |row: Value| taught(row, true).unwrap_err().to_string();
+        let cases = [
+            (json!({"question": "q", "answer": null}), "field `answer` is empty"),
+            (json!({"instruction": "q", "output": " "}), "field `output` is empty"),
+            (
+                json!({"instruction": "q", "output": "a", "input": 3}),
+                "field `input` is a number, expected a text",
+            ),
+            (
+                json!({"instruction": "q", "instances": [{"input": "x"}]}),
+                "field `output` is missing",
+            ),
+            (
+                json!({"conversations": [{"from": "narrator", "value": "x"}]}),
+                "field `conversations` is a list with an unknown speaker, expected a list of {role, content} or of {from, value}",
+            ),
+            (
+                json!({"conversations": [{"from": "gpt", "value": 3}]}),
+                "field `conversations` is a list with a turn that is no text, expected a list of {role, content} or of {from, value}",
+            ),
+            (
+                json!({"question": "q", "choices": {"text": ["w", "x"], "label": ["A", "B"]}, "answerKey": "C"}),
+                "field `answer` is C, with 2 choices",
+            ),
+            (
+                json!({"prompt": "Do.", "instruction_id_list": ["a"]}),
+                "there is no answer to learn",
+            ),
+            (json!({"turns": ["one", "two"]}), "there is no answer to learn"),
+        ];
+        for (row, expected) in cases {
+            assert_eq!(reason(row), expected);
+        }
+    }
 }

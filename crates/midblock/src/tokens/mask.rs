@@ -18,7 +18,7 @@
 //! The whole is tokenised at once, and a token belongs to where its first character is. Special tokens are added only
 //! where no template writes them. Sequences are cut on the right, or split where that is asked for. Token 0 is never learned: nothing comes before it.
 
-use std::ops::Range;
+use std::{iter, ops::Range};
 
 use serde_json::Value;
 
@@ -48,6 +48,14 @@ struct Rendered {
     answers: Vec<Range<usize>>,
 }
 
+impl Rendered {
+    /// A text that is an answer from byte `start` to its end.
+    fn from(text: String, start: usize) -> Self {
+        let answers = iter::once(start..text.len()).collect();
+        Self { text, answers }
+    }
+}
+
 impl Encoder<'_> {
     /// The sequences of a conversation, or why there are none: several if the template rewrites earlier turns.
     ///
@@ -61,10 +69,9 @@ impl Encoder<'_> {
                 let template = self.template.ok_or_else(|| self.no_template())?;
                 let rendered = match self.loss_on {
                     LossOn::Answers => answers(template, messages, *learn_from),
-                    LossOn::All => template.render(messages, false).map(|text| {
-                        let answers = vec![0..text.len()];
-                        vec![Rendered { text, answers }]
-                    }),
+                    LossOn::All => template
+                        .render(messages, false)
+                        .map(|text| vec![Rendered::from(text, 0)]),
                 };
                 return match rendered {
                     Ok(rendered) => self.tokenize_all(&rendered),
@@ -199,8 +206,7 @@ fn answers(template: &ChatTemplate, messages: &[Value], learn_from: usize) -> Re
             false => template.render(&messages[..=i], false)?,
         };
         let start = beginning(template, messages, i, &text)?;
-        let answers = vec![start..text.len()];
-        up_to_each.push(Rendered { text, answers });
+        up_to_each.push(Rendered::from(text, start));
     }
     if up_to_each.is_empty() {
         return Err(SkipReason::NoAnswer);
@@ -226,4 +232,229 @@ fn beginning(template: &ChatTemplate, messages: &[Value], i: usize, text: &str) 
     let both = text.char_indices().zip(given.chars());
     let parted = both.into_iter().find(|((_, a), b)| a != b).map(|((at, _), _)| at);
     Ok(parted.unwrap_or(text.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            TrainingSample,
+            template::tests::{from_fixture, messages, template},
+            tokenizer::tests::{small, small_chat, small_chat_without_ends},
+        },
+        *,
+    };
+    use serde_json::json;
+
+    fn chat(messages_: Value) -> Conversation {
+        Conversation::Messages {
+            messages: messages(&messages_),
+            learn_from: 0,
+        }
+    }
+
+    fn dialogue() -> Conversation {
+        chat(
+            json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "hell"},
+                    {"role": "user", "content": "é?"}, {"role": "assistant", "content": "he"}]),
+        )
+    }
+
+    fn encoder<'a>(tokenizer: &'a Tokenizer, template: Option<&'a ChatTemplate>) -> Encoder<'a> {
+        Encoder {
+            tokenizer,
+            template,
+            loss_on: LossOn::Answers,
+            max_length: 1000,
+        }
+    }
+
+    /// The sequences with brackets around what is learned.
+    fn marked(encoder: &Encoder<'_>, conversation: &Conversation) -> Result<Vec<String>, SkipReason> {
+        let sequences = encoder.encode(conversation).unwrap()?;
+        let mark = |sequence: Sequence| {
+            let sample = TrainingSample {
+                id: String::new(),
+                ids: sequence.ids,
+                trained: sequence.trained,
+            };
+            let pieces = sample.pieces(encoder.tokenizer).unwrap();
+            pieces
+                .chunk_by(|a, b| a.trained == b.trained)
+                .map(|run| {
+                    let text: String = run.iter().map(|piece| piece.text.as_str()).collect();
+                    if run[0].trained { format!("[{text}]") } else { text }
+                })
+                .collect()
+        };
+        Ok(sequences.into_iter().map(mark).collect())
+    }
+
+    fn marked_by(template: &ChatTemplate, conversation: &Conversation) -> Result<Vec<String>, SkipReason> {
+        marked(&encoder(&small_chat(), Some(template)), conversation)
+    }
+
+    #[test]
+    fn answers_are_learned_with_the_end_of_their_turn() {
+        let marked = |name| marked_by(&from_fixture(name), &dialogue()).unwrap();
+        let system = "<|im_start|>system\nAnswer with care<|im_end|>\n";
+        let chatml = format!(
+            "{system}<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n[hell<|im_end|>]\n\
+             <|im_start|>user\né?<|im_end|>\n<|im_start|>assistant\n[he<|im_end|>]\n"
+        );
+        assert_eq!(marked("chatml.jinja"), [chatml]);
+        // nothing begins the assistant's turn: the space belongs to the answer; `[INST]` is the template's own
+        let inst = "<s>(INST) Hi (/INST)[ hell</s>](INST) é? (/INST)[ he</s>]";
+        let inst = inst.replace('(', "[").replace(')', "]");
+        assert_eq!(marked("inst.jinja"), [inst]);
+        assert_eq!(
+            marked("lines.jinja"),
+            ["<|user|>\nHi</s>\n<|assistant|>\n[hell</s>]\n<|user|>\né?</s>\n<|assistant|>\n[he</s>]\n"]
+        );
+    }
+
+    #[test]
+    fn a_template_that_rewrites_earlier_turns_makes_a_sequence_per_answer() {
+        let thinking = from_fixture("thinking.jinja");
+        let first = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
+        let second = "<|im_start|>user\né?<|im_end|>\n<|im_start|>assistant\n";
+        let thoughts = "<think>\n\n</think>\n\n";
+        assert_eq!(
+            marked_by(&thinking, &dialogue()).unwrap(),
+            [
+                format!("{first}[{thoughts}hell<|im_end|>]\n"),
+                format!("{first}hell<|im_end|>\n{second}[{thoughts}he<|im_end|>]\n"),
+            ]
+        );
+    }
+
+    #[test]
+    fn an_answer_begins_where_it_leaves_the_prompt() {
+        let source = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}\
+                      {% if add_generation_prompt %}<assistant><think>{% endif %}";
+        let marked = marked_by(&template(source).unwrap(), &dialogue()).unwrap();
+        assert_eq!(
+            marked,
+            ["<user>Hi</s><assistant>[hell</s>]<user>é?</s><assistant>[he</s>]"]
+        );
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_placed_is_skipped() {
+        let greeting = chat(json!([{"role": "assistant", "content": "hell"}, {"role": "user", "content": "Hi"}]));
+        let reason = marked_by(&from_fixture("chatml.jinja"), &greeting)
+            .unwrap_err()
+            .to_string();
+        let expected = "chatml.jinja: message 1 does not continue what is rendered before it";
+        assert!(reason.ends_with(expected), "{reason}");
+        let refused = marked_by(&from_fixture("inst.jinja"), &greeting)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.ends_with("line 3: turns must alternate, turn 1 is by assistant"),
+            "{refused}"
+        );
+        let questions = chat(json!([{"role": "user", "content": "Hi"}]));
+        let reason = marked_by(&from_fixture("chatml.jinja"), &questions).unwrap_err();
+        assert_eq!(reason, SkipReason::NoAnswer);
+    }
+
+    #[test]
+    fn answers_of_the_prompt_are_not_learned() {
+        let Conversation::Messages { messages, .. } = dialogue() else {
+            unreachable!()
+        };
+        let conversation = Conversation::Messages {
+            messages,
+            learn_from: 2,
+        };
+        let marked = marked_by(&from_fixture("lines.jinja"), &conversation).unwrap();
+        assert_eq!(
+            marked,
+            ["<|user|>\nHi</s>\n<|assistant|>\nhell</s>\n<|user|>\né?</s>\n<|assistant|>\n[he</s>]\n"]
+        );
+    }
+
+    #[test]
+    fn loss_on_all_learns_all_but_the_first() {
+        let (tokenizer, template) = (small_chat(), from_fixture("inst.jinja"));
+        let all = |template| Encoder {
+            loss_on: LossOn::All,
+            ..encoder(&tokenizer, template)
+        };
+        let [text] = &marked(&all(Some(&template)), &dialogue()).unwrap()[..] else {
+            panic!("one sequence")
+        };
+        assert!(
+            text.starts_with("<s>[[INST] Hi [/INST] hell</s>") && text.ends_with(" he</s>]"),
+            "{text}"
+        );
+        let continued = Conversation::Continued {
+            prompt: "he ".into(),
+            completion: "ll".into(),
+        };
+        assert_eq!(marked(&all(None), &continued).unwrap(), ["<s>[he ll</s>]"]);
+    }
+
+    #[test]
+    fn completions_and_texts_end_with_one_end_token() {
+        let tokenizer = small_chat();
+        let learned = |tokenizer: &Tokenizer, prompt: &str, completion: &str| {
+            let continued = Conversation::Continued {
+                prompt: prompt.into(),
+                completion: completion.into(),
+            };
+            marked(&encoder(tokenizer, None), &continued).unwrap().remove(0)
+        };
+        let text = |tokenizer: &Tokenizer| {
+            let text = Conversation::Text("hell".into());
+            marked(&encoder(tokenizer, None), &text).unwrap().remove(0)
+        };
+        assert_eq!(learned(&tokenizer, "Q:", " hell"), "<s>Q:[ hell</s>]");
+        assert_eq!(text(&tokenizer), "<s>[hell</s>]");
+        // a token that begins in the prompt belongs to it
+        assert_eq!(learned(&tokenizer, "Q:he", "llo"), "<s>Q:hell[o</s>]");
+        let tokenizer = small_chat_without_ends();
+        assert_eq!(learned(&tokenizer, "Q:", " hell"), "Q:[ hell</s>]");
+        assert_eq!(text(&tokenizer), "hell[</s>]");
+    }
+
+    #[test]
+    fn cutting_keeps_what_is_left_to_learn() {
+        let (tokenizer, template) = (small_chat(), from_fixture("inst.jinja"));
+        let cut = |max_length| {
+            let encoder = Encoder {
+                max_length,
+                ..encoder(&tokenizer, Some(&template))
+            };
+            encoder.encode(&dialogue()).unwrap().map(|sequences| {
+                let trained = sequences[0].trained.iter().filter(|trained| **trained).count();
+                (sequences[0].ids.len(), trained, sequences[0].truncated)
+            })
+        };
+        // <s> [INST] Hi [/INST] is 18 tokens; " hell</s>" 3; [INST] é? [/INST] 18; " he</s>" 3
+        assert_eq!(cut(42), Ok((42, 6, false)));
+        assert_eq!(cut(41), Ok((41, 5, true)));
+        assert_eq!(cut(19), Ok((19, 1, true)));
+        assert_eq!(cut(18), Err(SkipReason::Cut { max_length: 18 }));
+        assert_eq!(cut(0), Err(SkipReason::Cut { max_length: 0 }));
+    }
+
+    #[test]
+    fn what_no_row_can_do_without_is_an_error() {
+        let error = encoder(&small_chat(), None)
+            .encode(&dialogue())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("chat template `none`") && error.contains("name the file of one"),
+            "{error}"
+        );
+        let text = Conversation::Text("hell".into());
+        let error = encoder(&small(), None).encode(&text).unwrap_err().to_string();
+        assert!(
+            error.contains("`eos_token` is missing") && error.contains("eos_token_id"),
+            "{error}"
+        );
+    }
 }

@@ -76,6 +76,8 @@ impl ChatTemplate {
         environment.set_syntax(syntax.expect("invariant: the default delimiters are valid"));
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_filter("tojson", to_json);
+        // nothing can be gone through, which templates ask about absent tools
+        environment.add_test("iterable", |value: &Value| !value.is_none() && value.try_iter().is_ok());
         environment.add_function(
             "raise_exception",
             |problem: String| -> Result<Value, minijinja::Error> {
@@ -83,8 +85,9 @@ impl ChatTemplate {
             },
         );
         environment.add_function("strftime_now", move |format: String| strftime(&format, now));
+        let source = source.replace("\r\n", "\n"); // as Jinja does
         // `if true` keeps lines, white space controls and nesting
-        let source = GENERATION.replace_all(source, |found: &fancy_regex::Captures<'_>| {
+        let source = GENERATION.replace_all(&source, |found: &fancy_regex::Captures<'_>| {
             let part = |i| found.get(i).map_or("", |part| part.as_str());
             let tag = if part(2).is_empty() { "if true" } else { "endif" };
             format!("{{%{} {tag} {}%}}", part(1), part(3))
@@ -124,7 +127,7 @@ impl ChatTemplate {
             .environment
             .get_template(NAME)
             .expect("invariant: added on loading");
-        let rendered = template.render(Value::from_iter(context));
+        let rendered = template.render(Value::from_pairs(context));
         rendered.map_err(|error| self.problem(error.line(), describe(&error)))
     }
 
@@ -174,6 +177,10 @@ fn to_json(value: &Value, options: Kwargs) -> Result<String, minijinja::Error> {
     if ascii == Some(true) {
         let problem = "tojson(ensure_ascii=true) is not supported";
         return Err(minijinja::Error::new(ErrorKind::InvalidOperation, problem));
+    }
+    if value.is_undefined() {
+        let problem = "tojson of a value that is not defined";
+        return Err(minijinja::Error::new(ErrorKind::UndefinedError, problem));
     }
     match indent {
         Some(spaces) => write(value, PrettyFormatter::with_indent(" ".repeat(spaces).as_bytes())),
@@ -225,4 +232,119 @@ fn strftime(format: &str, moment: SystemTime) -> Result<String, minijinja::Error
         });
     }
     Ok(text)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::{super::tokenizer::tests::small_chat, *};
+    use crate::tokens::{Conversation, Format};
+    use std::time::{Duration, UNIX_EPOCH};
+
+    /// 2024-02-29, a leap day.
+    fn now() -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_709_210_096)
+    }
+
+    pub(in super::super) fn template(source: &str) -> Result<ChatTemplate> {
+        ChatTemplate::new(Path::new("x.jinja"), source, &small_chat(), now())
+    }
+
+    fn fixture(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../fixtures/chat")
+            .join(name)
+    }
+
+    pub(in super::super) fn from_fixture(name: &str) -> ChatTemplate {
+        ChatTemplate::from_file(&fixture(name), &small_chat(), now()).unwrap()
+    }
+
+    /// Messages as they come out of a row.
+    pub(in super::super) fn messages(value: &serde_json::Value) -> Vec<serde_json::Value> {
+        let row = [("messages".to_owned(), value.clone())].into_iter().collect();
+        match Format::Messages.conversation(&row, true).unwrap() {
+            Conversation::Messages { messages, .. } => messages,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn said(role: &str, content: &str) -> serde_json::Value {
+        serde_json::json!([{"role": role, "content": content}])
+    }
+
+    fn rendered(source: &str, content: &str) -> Result<String, String> {
+        let template = template(source).map_err(|error| error.to_string())?;
+        let messages = messages(&said("user", content));
+        template.render(&messages, false).map_err(|reason| reason.to_string())
+    }
+
+    #[test]
+    fn texts_are_those_of_transformers() {
+        let file = std::fs::read(fixture("expected.json")).unwrap();
+        let file: serde_json::Value = serde_json::from_slice(&file).unwrap();
+        let mut compared = 0;
+        for (name, texts) in file["texts"].as_object().unwrap() {
+            let template = from_fixture(&format!("{name}.jinja"));
+            for (conversation, texts) in texts.as_object().unwrap() {
+                let messages = messages(&file["conversations"][conversation]);
+                for prompted in [false, true] {
+                    let text = template.render(&messages, prompted);
+                    let expected = texts[prompted.to_string()].as_str();
+                    assert_eq!(text.as_deref().ok(), expected, "{name}, {conversation}: {text:?}");
+                    compared += usize::from(expected.is_some());
+                }
+            }
+        }
+        assert_eq!(compared, 60);
+    }
+
+    #[test]
+    fn what_a_template_refuses_names_file_and_line() {
+        let source = "{% for m in messages %}\n{% if m.content == 'x' %}\n{{ raise_exception('no x') }}{% endif %}\n{% endfor %}";
+        assert_eq!(
+            rendered(source, "x").unwrap_err(),
+            "chat template x.jinja, line 3: no x"
+        );
+        assert_eq!(rendered(source, "y").unwrap(), "");
+        let undefined = rendered("\n{{ messages[0].name.first }}", "x").unwrap_err();
+        assert_eq!(undefined, "chat template x.jinja, line 2: undefined value");
+        let invalid = rendered("{{ bos_token }}\n{% for %}", "x").unwrap_err();
+        assert!(
+            invalid.starts_with("x.jinja: not a valid chat template file: line 2: "),
+            "{invalid}"
+        );
+        let unknown = rendered("{{ messages | no_such_filter }}", "x").unwrap_err();
+        assert!(
+            unknown.contains("x.jinja") && unknown.contains("no_such_filter"),
+            "{unknown}"
+        );
+    }
+
+    #[test]
+    fn dates_are_those_of_the_run() {
+        let all = rendered("{{ strftime_now('%d %b %Y, %B %m/%y %H:%M:%S %%') }}", "").unwrap();
+        assert_eq!(all, "29 Feb 2024, February 02/24 12:34:56 %");
+        let error = rendered("{{ strftime_now('%d %c') }}", "").unwrap_err();
+        assert!(error.contains("line 1: strftime_now: `%c` is not supported"), "{error}");
+    }
+
+    #[test]
+    fn windows_line_ends_are_those_of_jinja() {
+        assert_eq!(
+            rendered("a\r\n{{ messages[0].content }}\r\n", "b\r\nc").unwrap(),
+            "a\nb\r\nc"
+        );
+    }
+
+    #[test]
+    fn json_that_python_would_not_write_is_refused() {
+        for call in [
+            "no_such | tojson",
+            "1 | tojson(ensure_ascii=true)",
+            "1 | tojson(colour=1)",
+        ] {
+            let error = rendered(&format!("{{{{ {call} }}}}"), "").unwrap_err();
+            assert!(error.starts_with("chat template x.jinja, line 1: "), "{error}");
+        }
+    }
 }

@@ -429,6 +429,33 @@ pub(crate) mod tests {
         from_json(&small_json())
     }
 
+    /// [`small`] with `<|im_end|>` (261) as a further special token, of a checkpoint that names `<s>` and `</s>`.
+    pub(crate) fn small_chat() -> Tokenizer {
+        chat_from_json(small_json())
+    }
+
+    /// [`small_chat`] that adds nothing to texts.
+    pub(crate) fn small_chat_without_ends() -> Tokenizer {
+        let mut json = small_json();
+        json["post_processor"] = Value::Null;
+        chat_from_json(json)
+    }
+
+    fn chat_from_json(mut json: Value) -> Tokenizer {
+        let mut token = json["added_tokens"][1].clone();
+        token["id"] = json!(261);
+        token["content"] = json!("<|im_end|>");
+        json["added_tokens"].as_array_mut().unwrap().push(token);
+        let mut tokenizer = from_json(&json);
+        let special = |id, text: &str| {
+            let text = text.into();
+            Some(SpecialToken { id, text })
+        };
+        tokenizer.bos = special(259, "<s>");
+        tokenizer.eos = special(260, "</s>");
+        tokenizer
+    }
+
     fn id(tokenizer: &Tokenizer, token: &str) -> u32 {
         tokenizer.inner.token_to_id(token).unwrap()
     }
@@ -486,6 +513,37 @@ pub(crate) mod tests {
         let ids = tokenizer.encode("hello, wörld \u{1f600}", None).unwrap();
         assert_eq!(tokenizer.decode(&ids).unwrap(), "<s>hello, wörld \u{1f600}</s>");
         assert_eq!((tokenizer.vocab_size(), tokenizer.max_id()), (261, Some(260)));
+    }
+
+    #[test]
+    fn tokens_know_their_places_white_space_included() {
+        let mut json = small_json();
+        json["post_processor"] = json!({"type": "Sequence", "processors": [
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+            json["post_processor"],
+        ]});
+        let tokenizer = from_json(&json);
+        let places = |special| {
+            let tokens = tokenizer.tokens("hell he é</s>", special).unwrap();
+            tokens
+                .into_iter()
+                .map(|token| (token.id, token.bytes))
+                .collect::<Vec<_>>()
+        };
+        let [space, e1, e2] = ["Ġ", "Ã", "©"].map(|token| id(&tokenizer, token));
+        let plain = [
+            (258, 0..4),
+            (space, 4..5),
+            (256, 5..7),
+            (space, 7..8),
+            (e1, 8..10),
+            (e2, 8..10),
+            (260, 10..14),
+        ];
+        assert_eq!(places(false), plain);
+        let special: Vec<_> = [(259, 0..0)].into_iter().chain(plain).chain([(260, 14..14)]).collect();
+        assert_eq!(places(true), special);
+        assert!(tokenizer.is_special(260) && !tokenizer.is_special(258));
     }
 
     #[test]

@@ -148,16 +148,7 @@ impl TrainingSet {
             long: options.long,
         };
         let mut format = options.format;
-        let mut set = Self {
-            name: spec.name.clone(),
-            format: Format::Text,
-            path: spec.source.clone(),
-            files: files.iter().map(|file| file.path.clone()).collect(),
-            total_rows: 0,
-            samples: Vec::new(),
-            skipped: Vec::new(),
-            truncated: 0,
-        };
+        let mut set = Self::empty(spec, files);
         let mut selection = options.samples.map(|n| Selection::new(n, options.seed));
         let mut pending = Vec::new();
         for DataFile { label, path } in files {
@@ -193,6 +184,19 @@ impl TrainingSet {
         set.format = format.unwrap_or(set.format);
         set.check(spec)?;
         Ok(set)
+    }
+
+    fn empty(spec: &DataSpec, files: &[DataFile]) -> Self {
+        Self {
+            name: spec.name.clone(),
+            format: Format::Text,
+            path: spec.source.clone(),
+            files: files.iter().map(|file| file.path.clone()).collect(),
+            total_rows: 0,
+            samples: Vec::new(),
+            skipped: Vec::new(),
+            truncated: 0,
+        }
     }
 
     /// Tokenises rows and keeps them in their order.
@@ -270,5 +274,149 @@ impl TrainingSet {
             }
         }
         hasher.finalize()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tokenizer::tests::small_chat, *};
+    use crate::{
+        hub::HubOptions,
+        tokens::{data::resolve, template::tests::from_fixture},
+    };
+
+    fn options() -> TrainingFormatOptions {
+        TrainingFormatOptions {
+            format: None,
+            loss_on: LossOn::Answers,
+            max_length: 1000,
+            samples: None,
+            seed: 7,
+        }
+    }
+
+    fn load(content: &str, options: &TrainingFormatOptions, template: Option<&str>) -> Result<TrainingSet> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.jsonl");
+        std::fs::write(&path, content).unwrap();
+        let spec = DataSpec {
+            name: "x".into(),
+            source: path.display().to_string(),
+        };
+        let files = resolve(&spec.source, &HubOptions::from_env(), &|_| {}).unwrap();
+        let template = template.map(from_fixture);
+        TrainingSet::load(&spec, &files, options, &small_chat(), template.as_ref())
+    }
+
+    fn text(sample: &TrainingSample) -> String {
+        small_chat().decode(&sample.ids).unwrap()
+    }
+
+    fn ids(set: &TrainingSet) -> Vec<&str> {
+        set.samples.iter().map(|sample| sample.id.as_str()).collect()
+    }
+
+    const GSM8K: &str = "{\"question\": \"1+1?\", \"answer\": \"2\"}\n";
+
+    #[test]
+    fn rows_become_sequences_and_the_others_are_named() {
+        let rows = format!("{GSM8K}{{\"question\": \"\", \"answer\": \"2\"}}\n{GSM8K}");
+        let set = load(&rows, &options(), Some("inst.jinja")).unwrap();
+        assert_eq!((set.name.as_str(), set.format, set.total_rows), ("x", Format::Gsm8k, 3));
+        assert_eq!(ids(&set), ["a.jsonl:1", "a.jsonl:3"]);
+        assert_eq!(text(&set.samples[0]), "<s>[INST] 1+1? [/INST] 2</s>");
+        let trained: Vec<usize> = (0..set.samples[0].ids.len())
+            .filter(|&t| set.samples[0].trained[t])
+            .collect();
+        let length = set.samples[0].ids.len();
+        assert_eq!(trained, [length - 3, length - 2, length - 1]); // space, 2, </s>
+        assert_eq!((set.tokens(), set.trained_tokens(), set.truncated), (2 * length, 6, 0));
+        assert_eq!(set.lengths(), [length, length]);
+        let skipped: Vec<_> = set.skipped.iter().map(ToString::to_string).collect();
+        assert_eq!(skipped, ["a.jsonl:2: field `question` is empty"]);
+        let plain = load(&rows, &options(), None).unwrap();
+        assert_eq!(text(&plain.samples[0]), "<s>Question: 1+1?\nAnswer: 2</s>");
+    }
+
+    #[test]
+    fn cut_sequences_are_counted_and_named() {
+        let long = format!("{{\"question\": \"{}\", \"answer\": \"2\"}}\n", "x".repeat(50));
+        let cut = TrainingFormatOptions {
+            max_length: 22,
+            ..options()
+        };
+        let set = load(&(GSM8K.to_owned() + &long), &cut, Some("inst.jinja")).unwrap();
+        assert_eq!((set.truncated, set.samples[0].ids.len()), (1, 22));
+        let skipped: Vec<_> = set.skipped.iter().map(ToString::to_string).collect();
+        assert_eq!(skipped, ["a.jsonl:2: no token of its answer is among the first 22"]);
+        let error = load(&long.repeat(2), &cut, Some("inst.jinja")).unwrap_err().to_string();
+        assert!(
+            error.contains("none of its 2 rows can be trained on; 2 skipped, first a.jsonl:1: no token of its answer"),
+            "{error}"
+        );
+        assert!(load("", &cut, None).unwrap_err().to_string().contains("it has no rows"));
+    }
+
+    #[test]
+    fn rows_keep_their_order_and_a_draw_is_that_of_analyses() {
+        let row = |i: usize| format!("{{\"question\": \"{i}\", \"answer\": \"{i}\"}}\n");
+        let rows: String = (1..=5000).map(row).collect();
+        let all = load(&rows, &options(), None).unwrap();
+        let expected: Vec<String> = (1..=5000).map(|i| format!("a.jsonl:{i}")).collect();
+        assert_eq!(ids(&all), expected);
+        let rows: String = (1..=20).map(row).collect();
+        let five = TrainingFormatOptions {
+            samples: Some(5),
+            seed: 42,
+            ..options()
+        };
+        let drawn = load(&rows, &five, None).unwrap();
+        assert_eq!(ids(&drawn), [3, 10, 16, 17, 19].map(|i| format!("a.jsonl:{i}")));
+    }
+
+    #[test]
+    fn a_conversation_in_several_sequences_numbers_them() {
+        let turns = "[{\"role\": \"user\", \"content\": \"a\"}, {\"role\": \"assistant\", \"content\": \"b\"}, \
+                     {\"role\": \"user\", \"content\": \"c\"}, {\"role\": \"assistant\", \"content\": \"d\"}]";
+        let set = load(
+            &format!("{{\"messages\": {turns}}}"),
+            &options(),
+            Some("thinking.jinja"),
+        )
+        .unwrap();
+        assert_eq!(ids(&set), ["a.jsonl:1/1", "a.jsonl:1/2"]);
+    }
+
+    #[test]
+    fn the_hash_is_of_ids_and_masks_in_order() {
+        let set = |samples: &[(&[u32], &[bool])]| {
+            let mut set = load(GSM8K, &options(), None).unwrap();
+            set.samples = (samples.iter())
+                .map(|(ids, trained)| TrainingSample {
+                    id: "x".into(),
+                    ids: ids.to_vec(),
+                    trained: trained.to_vec(),
+                })
+                .collect();
+            set.hash()
+        };
+        let hashes = [
+            set(&[(&[1, 2], &[false, true]), (&[3, 4], &[false, true])]),
+            set(&[(&[3, 4], &[false, true]), (&[1, 2], &[false, true])]),
+            set(&[(&[1, 2, 3, 4], &[false, true, false, true])]),
+            set(&[(&[1, 2], &[false, true]), (&[3, 4], &[true, true])]),
+        ];
+        assert_eq!(set(&[(&[1, 2], &[false, true]), (&[3, 4], &[false, true])]), hashes[0]);
+        assert!((1..4).all(|i| !hashes[..i].contains(&hashes[i])));
+    }
+
+    #[test]
+    fn loss_on_round_trips() {
+        for loss_on in [LossOn::Answers, LossOn::All] {
+            assert_eq!(loss_on.to_string().parse::<LossOn>().unwrap(), loss_on);
+            assert_eq!(serde_json::to_value(loss_on).unwrap(), loss_on.to_string());
+        }
+        let error = "answer".parse::<LossOn>().unwrap_err().to_string();
+        assert!(error.contains("`answers` or `all`"), "{error}");
     }
 }

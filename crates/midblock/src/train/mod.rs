@@ -1,5 +1,6 @@
 //! One step, repeated: the loop that trains, what it tells, what it saves and how it goes on after an interruption.
 
+mod batch;
 mod checkpoints;
 mod estimate;
 mod experiment;
@@ -8,8 +9,11 @@ mod folder;
 mod gradients;
 mod jsonl;
 mod observer;
+mod optimizer;
 mod prefix;
+mod probe;
 mod schedule;
+mod state;
 mod step;
 mod stepper;
 mod tensorboard;
@@ -17,6 +21,7 @@ mod timeline;
 mod tune;
 mod untrained;
 
+pub use batch::Item;
 pub use checkpoints::{Checkpoints, Identity, Saved, restore};
 pub use estimate::{Estimate, product_rate};
 pub use experiment::{DataCount, Experiment, Purpose};
@@ -25,9 +30,11 @@ pub use folder::{TrainedBlock, Training, TrainingFolder, TrainingInfo, TrainingR
 pub use gradients::Gradients;
 pub use jsonl::{JsonLines, Line, read_lines};
 pub use observer::{Ending, Evaluation, Observer, Outlook, StepMetrics};
+pub use optimizer::trained;
 pub use prefix::{PrefixOptions, PrefixUse};
+pub use probe::gradient_scores;
 pub use schedule::{Schedule, Shape};
-pub use step::{Item, LossSum, StepInfo, StepOptions, StepReport, Trainer, trained};
+pub use step::{LossSum, StepInfo, StepOptions, StepReport, Trainer};
 pub use stepper::Stepper;
 pub use tensorboard::TensorBoard;
 pub use timeline::{Batching, Length, Timeline};

@@ -7,20 +7,21 @@
 
 use super::{
     Gradients,
+    batch::{Item, layout, longest},
+    optimizer::{Moments, adamw, prepare, trained, update},
     prefix::{PrefixCache, PrefixOptions, PrefixUse},
 };
 use crate::{
     Error, Result,
-    adapt::{self, Move, Plan},
-    checkpoint::{Checkpoint, LowRank},
+    adapt::Plan,
+    checkpoint::Checkpoint,
     model::{
-        Batch, Decoder, Kind, Labels, Parameter, ParameterId, Pass, Reached, Tape,
+        Batch, Decoder, ParameterId, Pass, Reached, Tape,
         memory::{TrainingMemory, first_block},
     },
     rng,
-    tokens::TrainingSample,
 };
-use midblock_kernels::{AdamW, Backend, RopeTable};
+use midblock_kernels::{Backend, RopeTable};
 use rand::Rng;
 use std::{collections::BTreeMap, ops::ControlFlow};
 
@@ -63,15 +64,6 @@ pub struct StepInfo {
     pub lr: f64,
 }
 
-/// A sample and the key by which its frozen part is cached: equal keys must mean equal ids.
-#[derive(Clone, Copy, Debug)]
-pub struct Item<'a> {
-    /// Unique among all samples of a run.
-    pub key: u64,
-    /// The sample.
-    pub sample: &'a TrainingSample,
-}
-
 /// Cross entropy of some tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LossSum {
@@ -99,12 +91,12 @@ pub struct StepReport {
 
 /// A model of which chosen parameters are trained.
 pub struct Trainer<'a, B: Backend> {
-    backend: &'a B,
-    decoder: Decoder<B>,
+    pub(super) backend: &'a B,
+    pub(super) decoder: Decoder<B>,
     options: StepOptions,
     first: usize,
     gradients: Gradients<B>,
-    moments: BTreeMap<ParameterId, Moments<B>>,
+    pub(super) moments: BTreeMap<ParameterId, Moments<B>>,
     memory: TrainingMemory,
     tape: Tape<B>,
     rope: RopeTable,
@@ -112,13 +104,6 @@ pub struct Trainer<'a, B: Backend> {
     /// Σ g² of gradients that were consumed in this step.
     consumed: f64,
     checked: bool,
-}
-
-/// AdamW's state of one parameter.
-struct Moments<B: Backend> {
-    shape: Vec<usize>,
-    first: B::Buffer,
-    second: B::Buffer,
 }
 
 impl<'a, B: Backend> Trainer<'a, B> {
@@ -343,7 +328,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
 
     /// Brings the residual stream of a batch to the first trained block.
     fn enter(&mut self, items: &[Item<'_>], batch: &Batch) -> Result<()> {
-        let longest = batch.offsets().windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
+        let longest = longest(batch);
         if self.rope.cos.len() < longest * self.rope.half_dim {
             self.rope = self.decoder.rope(longest);
         }
@@ -388,173 +373,6 @@ impl<'a, B: Backend> Trainer<'a, B> {
         }
         Ok(())
     }
-
-    /// Everything that must survive a restart, with shapes: each trained parameter under its name, and its two moments
-    /// under `exp_avg.` and `exp_avg_sq.` before it, as torch calls them.
-    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let named = self
-            .moments
-            .iter()
-            .map(|(id, m)| (id.name(self.decoder.architecture()), &m.shape));
-        let all = named.flat_map(|(name, shape)| {
-            let names = [name.clone(), format!("exp_avg.{name}"), format!("exp_avg_sq.{name}")];
-            names.map(|name| (name, shape.clone()))
-        });
-        all.collect()
-    }
-
-    /// The values of one of [`tensors`](Self::tensors).
-    ///
-    /// # Panics
-    /// If there is none of that name.
-    pub fn read(&mut self, name: &str) -> Vec<f32> {
-        let backend = self.backend;
-        let buffer = self.tensor(name).unwrap_or_else(|| panic!("no tensor {name}"));
-        let mut values = vec![0.0; backend.len(buffer)];
-        backend.read(buffer, 0, &mut values);
-        values
-    }
-
-    /// Overwrites one of [`tensors`](Self::tensors).
-    ///
-    /// # Panics
-    /// If there is none of that name, or the number of values is another.
-    pub fn write(&mut self, name: &str, values: &[f32]) {
-        let backend = self.backend;
-        let buffer = self.tensor(name).unwrap_or_else(|| panic!("no tensor {name}"));
-        assert_eq!(backend.len(buffer), values.len(), "{name}");
-        backend.write(buffer, 0, values);
-    }
-
-    /// The values of a parameter that is trained.
-    ///
-    /// # Panics
-    /// If it is not.
-    pub fn parameter(&mut self, id: ParameterId) -> Vec<f32> {
-        let name = id.name(self.decoder.architecture());
-        self.read(&name)
-    }
-
-    fn tensor(&mut self, name: &str) -> Option<&mut B::Buffer> {
-        let (kind, parameter) = match name.split_once('.') {
-            Some((kind @ ("exp_avg" | "exp_avg_sq"), parameter)) => (kind, parameter),
-            _ => ("", name),
-        };
-        let id = ParameterId::parse(parameter, self.decoder.architecture())?;
-        let moments = self.moments.get_mut(&id)?;
-        match kind {
-            "exp_avg" => Some(&mut moments.first),
-            "exp_avg_sq" => Some(&mut moments.second),
-            _ => values_mut(self.backend, &mut self.decoder, id),
-        }
-    }
-}
-
-/// Every parameter that is trained, with its shape; an adapter's pairs instead of the matrices they change.
-pub fn trained(plan: &Plan) -> Vec<(ParameterId, Vec<usize>)> {
-    let mut trained = Vec::new();
-    for entry in &plan.entries {
-        match (entry.how, entry.id) {
-            (Move::Lora { rank, .. }, ParameterId::Block { block, part, .. }) => {
-                let id = |kind| ParameterId::Block { block, part, kind };
-                trained.push((id(Kind::LoraA), vec![rank, entry.shape[1]]));
-                trained.push((id(Kind::LoraB), vec![entry.shape[0], rank]));
-            }
-            _ => trained.push((entry.id, entry.shape.clone())),
-        }
-    }
-    trained
-}
-
-/// Makes what the entry names trainable.
-fn prepare<B: Backend>(
-    backend: &B,
-    decoder: &mut Decoder<B>,
-    checkpoint: &Checkpoint,
-    entry: &adapt::Entry,
-    seed: u64,
-) -> Result<()> {
-    match (entry.how, entry.id) {
-        (
-            Move::Lora {
-                rank, scale, dropout, ..
-            },
-            ParameterId::Block { block, part, .. },
-        ) => {
-            let &[out, inp] = entry.shape.as_slice() else {
-                panic!("invariant: an adapted weight is a matrix, got {:?}", entry.shape)
-            };
-            let pair = LowRank {
-                rank,
-                scale,
-                a: adapt::initial_a(seed, block, part, rank, inp),
-                b: vec![0.0; out * rank],
-            };
-            decoder.adapt(backend, block, part, &pair, dropout);
-        }
-        _ => {
-            decoder.train(backend, checkpoint, entry.id)?;
-            checkpoint.tensors().release(&entry.id.name(decoder.architecture()));
-        }
-    }
-    Ok(())
-}
-
-/// Lets AdamW use a parameter's gradient and returns its Σ g²; 0 if there is none.
-fn update<B: Backend>(
-    backend: &B,
-    decoder: &mut Decoder<B>,
-    gradients: &mut Gradients<B>,
-    id: ParameterId,
-    moments: &mut Moments<B>,
-    adamw: &AdamW,
-) -> f64 {
-    let Some(gradient) = gradients.take(id) else { return 0.0 };
-    let decay = if moments.shape.len() > 1 { adamw.decay } else { 0.0 };
-    let values = values_mut(backend, decoder, id).expect("invariant: what is trained is there and can change");
-    let square = backend.sum_of_squares(gradient);
-    let step = AdamW { decay, ..*adamw };
-    backend.adamw(&step, gradient, values, &mut moments.first, &mut moments.second);
-    square
-}
-
-fn values_mut<'d, B: Backend>(backend: &B, decoder: &'d mut Decoder<B>, id: ParameterId) -> Option<&'d mut B::Buffer> {
-    match decoder.parameter_mut(id)? {
-        Parameter::Matrix(matrix) => backend.values_mut(matrix),
-        Parameter::Vector(vector) => Some(vector),
-    }
-}
-
-fn adamw(options: &StepOptions, info: &StepInfo, gradient_scale: f64) -> AdamW {
-    AdamW {
-        lr: info.lr,
-        betas: options.betas,
-        eps: options.eps,
-        decay: options.weight_decay,
-        t: info.step,
-        gradient_scale,
-    }
-}
-
-/// The samples one after another, and the rows that are to predict a trained token.
-fn layout(items: &[Item<'_>]) -> (Batch, Labels) {
-    let sequences: Vec<_> = items.iter().map(|item| item.sample.ids.as_slice()).collect();
-    let batch = Batch::new(&sequences);
-    let mut labels = Labels::default();
-    for (item, start) in items.iter().zip(batch.offsets()) {
-        let predicted = item
-            .sample
-            .trained
-            .iter()
-            .enumerate()
-            .skip(1)
-            .filter(|(_, trained)| **trained);
-        for (t, _) in predicted {
-            labels.rows.push(start + t - 1);
-            labels.targets.push(item.sample.ids[t]);
-        }
-    }
-    (batch, labels)
 }
 
 fn diverged(step: u64, what: &'static str, value: f64, items: &[Item<'_>]) -> Error {

@@ -1,0 +1,416 @@
+//! `midblock tune`: what it writes, how it is interrupted, killed and gone on with, and what it refuses.
+
+use crate::models::{Model, asset, base, midblock, problems};
+use midblock::{config::Config, train::TrainingRun};
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+use tempfile::TempDir;
+
+/// A run of 30 steps that evaluates, drops out and saves.
+const EXPERIMENT: [&str; 14] = [
+    "--layers=mid",
+    "--rank=4",
+    "--batch=2",
+    "--accumulation=3",
+    "--epochs=2",
+    "--lr=2e-3",
+    "--eval-every=4",
+    "--set=data.eval_share=0.1",
+    "--set=train.save_every=3",
+    "--set=adapt.dropout=0.1",
+    "--set=train.keep_best=true",
+    "--set=train.order=length_buckets",
+    "--set=train.schedule=cosine",
+    "--set=train.warmup_ratio=0.1",
+];
+
+fn tune(out: &Path, more: &[&str]) -> assert_cmd::Command {
+    let mut command = midblock();
+    command.args(["tune", "--model", &base(), "--data", &problems("problems"), "--out"]);
+    command.arg(out).args(EXPERIMENT).args(more);
+    command
+}
+
+fn stderr(command: &mut assert_cmd::Command, code: i32) -> String {
+    let output = command.assert().code(code);
+    String::from_utf8(output.get_output().stderr.clone()).unwrap()
+}
+
+/// `metrics.jsonl` without what depends on the clock.
+fn lines(out: &Path) -> Vec<Value> {
+    const CLOCK: [&str; 5] = [
+        "seconds",
+        "tokens_per_s",
+        "trained_tokens_per_s",
+        "seconds_left",
+        "private_bytes",
+    ];
+    let text = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let mut lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for line in &mut lines {
+        CLOCK
+            .iter()
+            .for_each(|key| _ = line.as_object_mut().unwrap().remove(*key));
+    }
+    lines
+}
+
+/// The files of a folder below a run's, with their bytes.
+fn files(out: &Path, folder: &str) -> BTreeMap<PathBuf, Vec<u8>> {
+    let entries = fs::read_dir(out.join(folder))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| (path.strip_prefix(out).unwrap().to_owned(), fs::read(&path).unwrap()))
+        .collect()
+}
+
+fn names(out: &Path) -> Vec<String> {
+    let entries = fs::read_dir(out).unwrap();
+    let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_run_leaves_its_folder_with_all_it_knows() {
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().join("deep/run");
+    let output = tune(&out, &[]).assert().success().get_output().stdout.clone();
+    let stdout = String::from_utf8(output).unwrap();
+    assert!(
+        stdout.contains("evaluation loss, first and last") && stdout.contains("report.html"),
+        "{stdout}"
+    );
+    let expected = [
+        "DONE",
+        "adapter",
+        "checkpoints",
+        "metrics.jsonl",
+        "report.html",
+        "resolved.toml",
+        "run.json",
+        "selection.json",
+        "tensorboard",
+    ];
+    assert_eq!(names(&out), expected);
+    let run = TrainingRun::open(&out).unwrap();
+    let training = &run.info.training;
+    assert_eq!((training.steps, training.sequences), (30, [90, 10]));
+    assert_eq!(training.first_block, 1);
+    let ranks: Vec<Option<usize>> = training.blocks.iter().map(|block| block.rank).collect();
+    assert_eq!(ranks, [None, Some(6), Some(6), Some(6), Some(6), Some(6), None, None]);
+    let lines = lines(&out);
+    let of = |event: &str| lines.iter().filter(|line| line["event"] == event).count();
+    assert_eq!((of("step"), of("evaluation")), (30, 9)); // 0, 4, … 28, 30
+    let losses: Vec<f64> = lines
+        .iter()
+        .filter(|l| l["event"] == "evaluation")
+        .map(|l| l["loss"].as_f64().unwrap())
+        .collect();
+    assert!(losses[8] < 0.9 * losses[0], "{losses:?}");
+    // the resolved file is the run: it gives the same again
+    let again = dir.path().join("again");
+    let mut command = midblock();
+    command
+        .args(["tune", "--config"])
+        .arg(out.join("resolved.toml"))
+        .arg("--out")
+        .arg(&again)
+        .assert()
+        .success();
+    assert_eq!(self::lines(&again), lines);
+    assert_eq!(files(&again, "adapter"), files(&out, "adapter"));
+    // and the adapter is one that this program opens
+    let adapted = format!("{}+{}", base(), out.join("adapter").display());
+    midblock().args(["inspect", &adapted]).assert().success();
+    midblock().arg("report").arg(&out).assert().success();
+}
+
+#[test]
+fn full_fine_tuning_writes_a_model_whose_frozen_blocks_are_untouched() {
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().join("run");
+    let mut command = midblock();
+    command.args([
+        "tune",
+        "--model",
+        &base(),
+        "--data",
+        &problems("p"),
+        "--full",
+        "--layers=range:2..4",
+        "--steps=3",
+    ]);
+    command.args(["--lr=1e-3", "--out"]).arg(&out).assert().success();
+    let (before, after) = (
+        Model::read(&base()),
+        Model::read(&out.join("model").display().to_string()),
+    );
+    let mut moved = Vec::new();
+    for (name, tensor) in &before.tensors {
+        let other = &after.tensors[name];
+        assert_eq!((&tensor.shape, tensor.dtype), (&other.shape, other.dtype), "{name}");
+        if tensor.bytes != other.bytes {
+            moved.push(name.as_str());
+        }
+    }
+    let expected: Vec<&str> = before
+        .tensors
+        .keys()
+        .map(String::as_str)
+        .filter(|name| name.starts_with("model.layers.2.") || name.starts_with("model.layers.3."))
+        .collect();
+    assert_eq!(moved, expected);
+}
+
+#[cfg(unix)]
+mod interrupted {
+    use super::*;
+    use rand::{RngExt, SeedableRng, rngs::StdRng};
+    use std::{
+        process::{Child, Command, Stdio},
+        thread::sleep,
+        time::{Duration, Instant},
+    };
+
+    fn start(out: &Path) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_midblock"))
+            .args([
+                "--quiet",
+                "tune",
+                "--resume",
+                "--model",
+                &base(),
+                "--data",
+                &problems("problems"),
+                "--out",
+            ])
+            .arg(out)
+            .args(EXPERIMENT)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    fn send(child: &Child, signal: &str) {
+        let sent = Command::new("kill").args([signal, &child.id().to_string()]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    fn written(out: &Path) -> usize {
+        fs::read_to_string(out.join("metrics.jsonl")).map_or(0, |text| text.lines().count())
+    }
+
+    /// Kills a run again and again, a random number of lines and milliseconds after each start.
+    #[test]
+    fn a_run_killed_anywhere_goes_on_to_the_same_bits() {
+        let dir = TempDir::new().unwrap();
+        let (whole, out) = (dir.path().join("whole"), dir.path().join("killed"));
+        tune(&whole, &[]).assert().success();
+        let seed: u64 = rand::random();
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut killed = 0;
+        while killed < 8 {
+            let mut child = start(&out);
+            let before = written(&out);
+            let (lines, pause) = (random.random_range(0..7), random.random_range(0..60));
+            let begun = Instant::now();
+            while written(&out) < before + lines && child.try_wait().unwrap().is_none() {
+                assert!(begun.elapsed() < Duration::from_secs(60), "no progress; seed {seed}");
+                sleep(Duration::from_millis(1));
+            }
+            sleep(Duration::from_millis(pause));
+            if child.try_wait().unwrap().is_some() {
+                break;
+            }
+            send(&child, "-KILL");
+            child.wait().unwrap();
+            killed += usize::from(!out.join("DONE").exists());
+        }
+        assert!(killed >= 3, "only {killed} kills; seed {seed}");
+        if !out.join("DONE").exists() {
+            tune(&out, &["--resume"]).assert().success();
+        }
+        assert_eq!(lines(&out), lines(&whole), "seed {seed}");
+        assert_eq!(files(&out, "adapter"), files(&whole, "adapter"), "seed {seed}");
+    }
+
+    #[test]
+    fn ctrl_c_saves_and_resume_needs_nothing_but_the_folder() {
+        let dir = TempDir::new().unwrap();
+        let (whole, out) = (dir.path().join("whole"), dir.path().join("stopped"));
+        tune(&whole, &[]).assert().success();
+        let child = start(&out);
+        let begun = Instant::now();
+        while written(&out) < 5 {
+            assert!(begun.elapsed() < Duration::from_secs(60), "training does not begin");
+            sleep(Duration::from_millis(2));
+        }
+        send(&child, "-INT");
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(130), "{stderr}");
+        assert!(
+            stderr.contains("stopped and saved after step") && stderr.contains("--resume"),
+            "{stderr}"
+        );
+        assert!(!out.join("DONE").exists() && !out.join("adapter").exists());
+        let refused = super::stderr(&mut tune(&out, &[]), 2);
+        assert!(
+            refused.contains("unfinished run") && refused.contains("--resume"),
+            "{refused}"
+        );
+        midblock()
+            .args(["tune", "--resume", "--out"])
+            .arg(&out)
+            .assert()
+            .success();
+        assert_eq!(lines(&out), lines(&whole));
+        assert_eq!(files(&out, "adapter"), files(&whole, "adapter"));
+    }
+}
+
+#[test]
+fn a_changed_experiment_is_not_gone_on_with() {
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().join("run");
+    tune(&out, &[]).assert().success();
+    fs::remove_file(out.join("DONE")).unwrap(); // as if killed at the very end
+    let refused = stderr(&mut tune(&out, &["--resume", "--set=train.seed=7"]), 2);
+    assert!(refused.contains("`train.seed` is 42 against 7"), "{refused}");
+    let refused = stderr(&mut tune(&out, &["--resume", "--set=data.eval_share=0.2"]), 2);
+    assert!(refused.contains("`data.eval_share` is 0.1 against 0.2"), "{refused}");
+    // other data under the same name
+    let other = dir.path().join("other.jsonl");
+    let text = fs::read_to_string(asset("assets/quickstart/data.jsonl")).unwrap();
+    fs::write(&other, text.lines().rev().collect::<Vec<_>>().join("\n")).unwrap();
+    let set = format!("--set=data.train=problems={}", other.display());
+    let refused = stderr(&mut tune(&out, &["--resume", &set]), 2);
+    assert!(refused.contains("the content of the data is problems"), "{refused}");
+    let mut alone = midblock();
+    alone.args(["tune", "--resume", "--out"]).arg(&out).assert().success();
+    let refused = stderr(&mut tune(&out, &[]), 2);
+    assert!(
+        refused.contains("finished run") && refused.contains("--overwrite"),
+        "{refused}"
+    );
+    tune(&out, &["--overwrite", "--set=output.tensorboard=false"])
+        .assert()
+        .success();
+    assert!(!out.join("tensorboard").exists());
+}
+
+#[test]
+fn wrong_experiments_are_refused_before_anything_is_written() {
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().join("run");
+    for (more, parts) in [
+        (
+            ["--set=train.lrr=1", "--set=train.clip=-1"],
+            ["`train.lrr`: unknown key", "did you mean `lr`?"],
+        ),
+        (
+            ["--lr=3", "--set=train.clip=-1"],
+            ["--set train.clip=-1: `train.clip`", "--lr 3: `train.lr`: it is 3"],
+        ),
+        (
+            ["--full", "--seed=1"],
+            ["--rank 4: `adapt.rank`: it is LoRA's", "leave it out"],
+        ),
+        (
+            ["--layers=list:99", "--seed=1"],
+            ["there is no block 99", "the model has 8"],
+        ),
+        (["--model=nowhere", "--seed=1"], ["nowhere", "error: "]),
+    ] {
+        let mut command = midblock();
+        let given = |flag: &str| more.iter().any(|m| m.split('=').next() == flag.split('=').next());
+        command.arg("tune").args(
+            EXPERIMENT
+                .iter()
+                .filter(|flag| flag.starts_with("--set") || !given(flag)),
+        );
+        if !more[0].starts_with("--model") {
+            command.args(["--model", &base()]);
+        }
+        command.args(["--data", &problems("p"), "--out"]).arg(&out).args(more);
+        let text = stderr(&mut command, 2);
+        assert!(parts.iter().all(|part| text.contains(part)), "{more:?}: {text}");
+        assert!(!out.exists(), "{more:?}");
+    }
+}
+
+#[test]
+fn a_dry_run_says_what_would_train_and_trains_nothing() {
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().join("run");
+    let output = tune(&out, &["--dry-run"])
+        .assert()
+        .success()
+        .get_output()
+        .stdout
+        .clone();
+    let text = String::from_utf8(output).unwrap();
+    for part in [
+        "run        30 steps over 2.00 epochs of 90 sequences, 10 to evaluate on",
+        "frozen; forward only",
+        "1–5      6           13440  q_proj k_proj v_proj o_proj",
+        "frozen; passes the gradient on",
+        "trained    13440 parameters (3.56 %) in 5 of 8 blocks; backward ends at block 1: 7 of 8 are walked",
+        "from the second epoch on",
+        "GFLOP/s of one of its products",
+    ] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    assert_eq!(names(&out), ["selection.json"]);
+    let selection: Value = serde_json::from_slice(&fs::read(out.join("selection.json")).unwrap()).unwrap();
+    assert_eq!(selection["layers_to_transform"], serde_json::json!([1, 2, 3, 4, 5]));
+    tune(&out, &[]).assert().success(); // the folder is still free
+}
+
+#[test]
+fn every_preset_is_sound_and_says_how_to_run_it() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut folders = vec![root.join("configs")];
+    let mut presets = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            presets += 1;
+            let config = Config::load(Some(&path), &[]).unwrap_or_else(|error| panic!("{error}"));
+            let text = fs::read_to_string(&path).unwrap();
+            let relative = path.strip_prefix(&root).unwrap().display().to_string();
+            let run = format!("# Run:   midblock tune --config {relative} --out ");
+            for part in [run.as_str(), "# Needs: ", "# Time and memory: "] {
+                assert!(text.contains(part), "{relative} lacks `{part}`");
+            }
+            if relative.contains("paper") {
+                let adapt = &config.adapt;
+                assert_eq!(
+                    (adapt.rank, adapt.alpha, adapt.dropout),
+                    (Some(64), Some(128.0), Some(0.05)),
+                    "{relative}"
+                );
+            }
+        }
+    }
+    assert!(presets >= 14, "{presets}");
+    for preset in ["uniform", "mid"] {
+        let mut command = midblock();
+        command.current_dir(&root).args(["tune", "--dry-run", "--config"]);
+        command
+            .arg(format!("configs/small/quickstart-{preset}.toml"))
+            .assert()
+            .success();
+    }
+}
