@@ -30,15 +30,15 @@ pub fn run(args: &args::Perplexity, common: &args::Common) -> Result<()> {
             let value = json!({
                 "checkpoint": checkpoint.label(), "dataset": spec.name, "samples": tokens.ids.len(),
                 "samples_truncated": tokens.truncated, "rows_skipped": samples.skipped.len() + tokens.skipped.len(),
-                "predicted_tokens": loss.predicted, "mean_loss_nats": loss.mean_nats, "perplexity": loss.mean_nats.exp(),
+                "predicted_tokens": loss.predicted, "mean_loss_nats": loss.mean(), "perplexity": loss.mean().exp(),
             });
             println!("{value}");
         } else {
             println!(
                 "{}: perplexity {:.4}, loss {:.6} nats, over {} predicted tokens of {} samples",
                 spec.name,
-                loss.mean_nats.exp(),
-                loss.mean_nats,
+                loss.mean().exp(),
+                loss.mean(),
                 loss.predicted,
                 tokens.ids.len()
             );

@@ -19,6 +19,9 @@ const EVERYTHING: [&str; 6] = [
     "weights.csv",
 ];
 
+/// Of the embedded models.
+const BLOCKS: usize = 16;
+
 /// A run folder and what it says.
 struct Finished {
     dir: TempDir,
@@ -160,11 +163,11 @@ fn every_metric_has_its_row_for_every_layer_model_and_data_set() {
         csv.lines().next(),
         Some("model,reference,dataset,metric,layer,depth,value,lo,hi,floor")
     );
-    let expected = expected_keys(&["sft", "copy"], &["problems", "lines"], 8, |_| true, |_| true);
+    let expected = expected_keys(&["sft", "copy"], &["problems", "lines"], BLOCKS, |_| true, |_| true);
     assert_eq!(keys(&finished.run.records), expected);
     assert_eq!(csv.lines().count(), 1 + expected.len());
     for r in &finished.run.records {
-        assert_eq!(r.depth, r.layer as f64 / 8.0);
+        assert_eq!(r.depth, r.layer as f64 / BLOCKS as f64);
         let numbers = [r.value, r.lo, r.hi, r.floor];
         assert!(numbers.iter().flatten().all(|v| v.is_finite()), "{r:?}");
         assert!(r.lo.is_none() || r.lo <= r.hi, "{r:?}");
@@ -209,7 +212,14 @@ fn assert_run_json(finished: &Finished, lines: &Path) {
         .iter()
         .map(|m| (m.name.as_str(), m.label.clone(), m.blocks))
         .collect();
-    assert_eq!(models, [("base", base(), 8), ("sft", sft(), 8), ("copy", base(), 8)]);
+    assert_eq!(
+        models,
+        [
+            ("base", base(), BLOCKS),
+            ("sft", sft(), BLOCKS),
+            ("copy", base(), BLOCKS)
+        ]
+    );
     let hash = |path: &str| blake3_of(Path::new(path));
     for model in &info.models {
         let weights = format!("{}/model.safetensors", model.label);
@@ -247,10 +257,10 @@ fn blake3_of(path: &Path) -> String {
 fn layers_and_metrics_choose_rows() {
     let key = quick(&["--layers", "key", "--metrics", "alignment,gini"]);
     let chosen = |m: &Metric| m.group == Group::Alignment || m.name == "gini";
-    let layers = |l: usize| [0, 2, 3, 5, 6, 8].contains(&l);
+    let layers = |l: usize| [0, 3, 6, 10, 13, 16].contains(&l);
     assert_eq!(
         keys(&key.run.records),
-        expected_keys(&["sft"], &["problems"], 8, chosen, layers)
+        expected_keys(&["sft"], &["problems"], BLOCKS, chosen, layers)
     );
     assert!(
         !key.dir.path().join("weights.csv").exists(),
@@ -261,7 +271,7 @@ fn layers_and_metrics_choose_rows() {
     let layers = |l: usize| l.is_multiple_of(4);
     assert_eq!(
         keys(&sparse.run.records),
-        expected_keys(&["sft"], &["problems"], 8, |m| m.name == "cka", layers)
+        expected_keys(&["sft"], &["problems"], BLOCKS, |m| m.name == "cka", layers)
     );
     // measuring less does not change what is measured
     let all = quick(&[]);
@@ -284,7 +294,7 @@ fn pooling_changes_pooled_metrics_only() {
 #[test]
 fn the_paper_s_protocol_has_no_last_layer_and_no_intervals() {
     let paper = quick(&["--protocol", "paper"]);
-    let expected = expected_keys(&["sft"], &["problems"], 8, |_| true, |l| l < 8);
+    let expected = expected_keys(&["sft"], &["problems"], BLOCKS, |_| true, |l| l < BLOCKS);
     assert_eq!(keys(&paper.run.records), expected);
     for r in &paper.run.records {
         assert_eq!((r.lo, r.hi, r.floor), (None, None, None), "{r:?}");
@@ -354,7 +364,7 @@ fn an_identical_copy_is_computed_once_and_unchanged() {
     let copy = Model::read(&base()).save(dir.path(), "copy");
     let data = problems("problems");
     let finished = analyze(&base(), &[("copy", &copy)], &[&FEW[..], &["--data", &data]].concat());
-    assert_eq!(finished.passes(), 8.0, "8 blocks, once");
+    assert_eq!(finished.passes(), BLOCKS as f64, "every block once");
     for metric in ["cka", "cka_debiased", "cosine_similarity", "subspace_overlap"] {
         let rows = finished.of_metric(metric);
         assert!(rows.iter().all(|r| (r.value.unwrap() - 1.0).abs() < 1e-12), "{rows:?}");
@@ -374,13 +384,13 @@ fn an_identical_copy_is_computed_once_and_unchanged() {
 #[test]
 fn what_is_shared_is_computed_once_and_gives_the_same_bits() {
     let shared = quick(&[]);
-    // blocks 1 and 2 are common; states part in block 3 and all that follows is run for each
-    assert_eq!(shared.passes(), 2.0 + 2.0 * 6.0);
+    // blocks 1 to 3 are common; states part in block 4 and all that follows is run for each
+    assert_eq!(shared.passes(), 3.0 + 2.0 * 13.0);
     for row in shared.of_metric("change_intensity") {
-        assert_eq!(row.value == Some(0.0), row.layer <= 2, "{row:?}");
+        assert_eq!(row.value == Some(0.0), row.layer <= 3, "{row:?}");
     }
     for row in shared.of_metric("weight_change") {
-        assert_eq!(row.value == Some(0.0), !(3..=6).contains(&row.layer), "{row:?}");
+        assert_eq!(row.value == Some(0.0), !(4..=12).contains(&row.layer), "{row:?}");
     }
     // a companion whose embedding differs shares nothing with anyone
     let dir = TempDir::new().unwrap();
@@ -391,7 +401,7 @@ fn what_is_shared_is_computed_once_and_gives_the_same_bits() {
     let args = [&FEW[..], &["--data", &data]].concat();
     for (name, model) in [("base", base()), ("sft", sft())] {
         let apart = analyze(&model, &[("companion", &companion)], &args);
-        assert_eq!(apart.passes(), 2.0 * 8.0);
+        assert_eq!(apart.passes(), 2.0 * BLOCKS as f64);
         assert_eq!(apart.alone("base"), shared.alone(name), "{name}");
     }
 }
@@ -407,7 +417,7 @@ fn an_adapter_runs_from_its_first_block_and_its_size_is_exact() {
     let data = problems("problems");
     let tuned = format!("{}+{adapter}", base());
     let finished = analyze(&base(), &[("lora", &tuned)], &[&FEW[..], &["--data", &data]].concat());
-    assert_eq!(finished.passes(), 4.0 + 2.0 * 4.0);
+    assert_eq!(finished.passes(), 4.0 + 2.0 * 12.0);
     let norm = |v: &[f32]| v.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
     let expected = 2.0 * norm(&a) * norm(&b); // ‖2·b·aᵀ‖, also its largest singular value
     for metric in ["weight_change", "weight_change_spectral"] {

@@ -172,7 +172,7 @@ fn checkpoints_with_missing_or_wrong_tensors() {
     Attempt::with_variant(|m| _ = m.tensors.remove(UP7)).refused(&[UP7, "is missing", "help: the most similar"]);
     Attempt::with_variant(|m| m.tensors.clear()).refused(&[Q0, "is missing"]);
     Attempt::with_variant(|m| m.tensor(Q0).dtype = Dtype::I16).refused(&[Q0, "I16", "help: "]);
-    Attempt::with_base(|m| m.config["num_hidden_layers"] = json!(9)).refused(&["model.layers.8.", "is missing"]);
+    Attempt::with_base(|m| m.config["num_hidden_layers"] = json!(17)).refused(&["model.layers.16.", "is missing"]);
 
     // found before anything is computed: a wrong last block is named although the first block is not a number
     Attempt::with_variant(|m| {
@@ -242,7 +242,7 @@ fn shards_and_indices() {
 #[test]
 fn models_that_are_not_variants_of_each_other() {
     let with_config = |key: &'static str, value: Value| Attempt::with_variant(move |m| m.config[key] = value);
-    with_config("num_hidden_layers", json!(7)).refused(&["base", "num_hidden_layers is 8 against 7", "help: "]);
+    with_config("num_hidden_layers", json!(15)).refused(&["base", "num_hidden_layers is 16 against 15", "help: "]);
     with_config("model_type", json!("mistral")).refused(&["model_type is llama against mistral"]);
     with_config("num_attention_heads", json!(2)).refused(&["num_attention_heads", "against 2"]);
     with_config("vocab_size", json!(500)).refused(&["vocab_size is 512 against 500"]);
@@ -251,7 +251,7 @@ fn models_that_are_not_variants_of_each_other() {
     let mut model = Model::read(&asset("../../fixtures/llama-tied"));
     model.tokenizer = Model::read(&base()).tokenizer;
     other.variant = format!("v={}", model.save(other.dir.path(), "other"));
-    other.refused(&["do not match", "num_hidden_layers is 8 against 3"]);
+    other.refused(&["do not match", "num_hidden_layers is 16 against 3"]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod interrupt;
 mod memory;
 mod merge;
 mod models;
+mod pretrain;
 #[path = "../../examples/random_checkpoint/writer.rs"]
 mod random_checkpoint;
 mod tune;

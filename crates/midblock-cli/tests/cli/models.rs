@@ -18,7 +18,7 @@ pub fn base() -> String {
     asset("assets/quickstart/base")
 }
 
-/// Its variant: only blocks 2..6 differ, so that blocks 3 to 6 of the report do.
+/// Its variant: only blocks 3..12 differ, so that blocks 4 to 12 of the report do.
 pub fn sft() -> String {
     asset("assets/quickstart/sft")
 }
@@ -89,6 +89,11 @@ impl Model {
     /// The tensor of that name.
     pub fn tensor(&mut self, name: &str) -> &mut Stored {
         self.tensors.get_mut(name).unwrap_or_else(|| panic!("no tensor {name}"))
+    }
+
+    /// All weights, one after another in the order of their names.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.tensors.values().flat_map(|tensor| tensor.bytes.clone()).collect()
     }
 
     /// Writes the folder `name` below `dir` and returns its path.

@@ -101,9 +101,10 @@ fn a_run_leaves_its_folder_with_all_it_knows() {
     let run = TrainingRun::open(&out).unwrap();
     let training = &run.info.training;
     assert_eq!((training.steps, training.sequences), (30, [90, 10]));
-    assert_eq!(training.first_block, 1);
+    assert_eq!(training.first_block, 3);
     let ranks: Vec<Option<usize>> = training.blocks.iter().map(|block| block.rank).collect();
-    assert_eq!(ranks, [None, Some(6), Some(6), Some(6), Some(6), Some(6), None, None]);
+    let expected = (0..16).map(|block| (3..12).contains(&block).then_some(7));
+    assert_eq!(ranks, expected.collect::<Vec<_>>());
     let lines = lines(&out);
     let of = |event: &str| lines.iter().filter(|line| line["event"] == event).count();
     assert_eq!((of("step"), of("evaluation")), (30, 9)); // 0, 4, … 28, 30
@@ -325,7 +326,7 @@ fn wrong_experiments_are_refused_before_anything_is_written() {
         ),
         (
             ["--layers=list:99", "--seed=1"],
-            ["there is no block 99", "the model has 8"],
+            ["there is no block 99", "the model has 16"],
         ),
         (["--model=nowhere", "--seed=1"], ["nowhere", "error: "]),
     ] {
@@ -360,9 +361,9 @@ fn a_dry_run_says_what_would_train_and_trains_nothing() {
     for part in [
         "run        30 steps over 2.00 epochs of 90 sequences, 10 to evaluate on",
         "frozen; forward only",
-        "1–5      6           13440  q_proj k_proj v_proj o_proj",
+        "3–11      7           28224  q_proj k_proj v_proj o_proj",
         "frozen; passes the gradient on",
-        "trained    13440 parameters (3.56 %) in 5 of 8 blocks; backward ends at block 1: 7 of 8 are walked",
+        "trained    28224 parameters (3.24 %) in 9 of 16 blocks; backward ends at block 3: 13 of 16 are walked",
         "from the second epoch on",
         "GFLOP/s of one of its products",
     ] {
@@ -370,7 +371,10 @@ fn a_dry_run_says_what_would_train_and_trains_nothing() {
     }
     assert_eq!(names(&out), ["selection.json"]);
     let selection: Value = serde_json::from_slice(&fs::read(out.join("selection.json")).unwrap()).unwrap();
-    assert_eq!(selection["layers_to_transform"], serde_json::json!([1, 2, 3, 4, 5]));
+    assert_eq!(
+        selection["layers_to_transform"],
+        serde_json::json!([3, 4, 5, 6, 7, 8, 9, 10, 11])
+    );
     tune(&out, &[]).assert().success(); // the folder is still free
 }
 
@@ -390,7 +394,8 @@ fn every_preset_is_sound_and_says_how_to_run_it() {
             let config = Config::load(Some(&path), &[]).unwrap_or_else(|error| panic!("{error}"));
             let text = fs::read_to_string(&path).unwrap();
             let relative = path.strip_prefix(&root).unwrap().display().to_string();
-            let run = format!("# Run:   midblock tune --config {relative} --out ");
+            let command = if config.model.new.is_some() { "pretrain" } else { "tune" };
+            let run = format!("# Run:   midblock {command} --config {relative} --out ");
             for part in [run.as_str(), "# Needs: ", "# Time and memory: "] {
                 assert!(text.contains(part), "{relative} lacks `{part}`");
             }
@@ -407,7 +412,11 @@ fn every_preset_is_sound_and_says_how_to_run_it() {
     assert!(presets >= 14, "{presets}");
     for preset in ["uniform", "mid"] {
         let mut command = midblock();
-        command.current_dir(&root).args(["tune", "--dry-run", "--config"]);
+        command
+            .current_dir(&root)
+            .args(["tune", "--dry-run", "--model", &base()]);
+        let [train, held_out] = ["a", "b"].map(problems); // the quickstart writes the files that are named there
+        command.args(["--data", &train, "--eval", &held_out, "--config"]);
         command
             .arg(format!("configs/small/quickstart-{preset}.toml"))
             .assert()

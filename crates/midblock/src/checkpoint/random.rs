@@ -1,7 +1,7 @@
 //! A model that has not learned anything: initial weights for a configuration.
 //!
-//! Matrices and embedding are N(0, 0.02²), norm weights 1, biases 0. What writes into the residual stream, o_proj and
-//! down_proj, is N(0, 0.02²/2L): the stream is a sum of 2L such writings, and so its variance does not grow with the number of
+//! Matrices and embedding are N(0, s²) with s = `initializer_range` of the configuration (0.02 if it does not say), norm
+//! weights 1, biases 0. What writes into the residual stream, o_proj and down_proj, is N(0, s²/2L): the stream is a sum of 2L such writings, and so its variance does not grow with the number of
 //! blocks L (Radford et al. 2019, section 2.3: "scale the weights of residual layers at initialization"). Each tensor draws
 //! from the stream `(seed, "initial weights", [its place in the forward pass])`, when it is asked for; nothing is kept.
 
@@ -13,9 +13,10 @@ use crate::{
 };
 use midblock_kernels::{Dtype, SharedBytes};
 use rand::{Rng, RngExt};
+use serde_json::Value;
 use std::{collections::BTreeMap, f64::consts::TAU};
 
-/// Standard deviation of the matrices.
+/// s where the configuration does not say; transformers' default for Llama.
 const SPREAD: f64 = 0.02;
 
 /// How a tensor begins.
@@ -44,8 +45,10 @@ impl Checkpoint {
     /// If the configuration cannot be resolved.
     pub fn untrained(label: &str, config: ConfigJson, tokenizer: TokenizerSource, seed: u64) -> Result<Self> {
         let architecture = Architecture::resolve(&config)?;
+        let stated = config.value.get("initializer_range").and_then(Value::as_f64);
+        let spread = stated.unwrap_or(SPREAD);
         let place = |(index, (id, shape)): (u64, (ParameterId, Vec<usize>))| {
-            let beginning = beginning(id, &architecture);
+            let beginning = beginning(id, &architecture, spread);
             let place = Place {
                 index,
                 shape,
@@ -67,15 +70,15 @@ impl Checkpoint {
     }
 }
 
-fn beginning(id: ParameterId, architecture: &Architecture) -> Beginning {
+fn beginning(id: ParameterId, architecture: &Architecture, spread: f64) -> Beginning {
     match id {
-        ParameterId::Embedding | ParameterId::Head => Beginning::Normal(SPREAD),
+        ParameterId::Embedding | ParameterId::Head => Beginning::Normal(spread),
         ParameterId::FinalNorm => Beginning::Ones,
         ParameterId::Block { kind: Kind::Bias, .. } => Beginning::Zeros,
         ParameterId::Block { part, .. } => match part {
-            Part::O | Part::Down => Beginning::Normal(SPREAD / (2.0 * architecture.blocks as f64).sqrt()),
+            Part::O | Part::Down => Beginning::Normal(spread / (2.0 * architecture.blocks as f64).sqrt()),
             part if Part::NORMS.contains(&part) => Beginning::Ones,
-            _ => Beginning::Normal(SPREAD),
+            _ => Beginning::Normal(spread),
         },
     }
 }

@@ -1,5 +1,8 @@
 use super::*;
-use crate::select::Layers;
+use crate::{
+    select::Layers,
+    tokens::{Long, LossOn},
+};
 
 /// The smallest complete file.
 const SMALL: &str = "[model]\nbase = \"./base\"\n[data]\ntrain = \"gsm8k=train.jsonl\"\n";
@@ -241,4 +244,66 @@ fn differences_name_the_keys() {
         left.differences(&right),
         [triple("data.samples", "–", "3"), triple("train.lr", "0.0001", "0.5")]
     );
+}
+
+/// The smallest complete file of a new model.
+const NEW: &str =
+    "[model.new]\nhidden = 32\nffn = 64\nblocks = 3\nheads = 4\nvocab = 300\n[data]\ntrain = \"text=t.txt\"\n";
+
+#[test]
+fn a_new_model_is_trained_as_a_whole() {
+    let config = parse(NEW, &[]).unwrap();
+    assert_eq!(
+        (config.adapt.kind, config.data.loss_on, config.data.long),
+        (AdaptKind::Full, LossOn::All, Long::Split)
+    );
+    let new = config.model.new.clone().unwrap();
+    assert_eq!(
+        (new.kv_heads, new.head_dim, new.max_positions, new.tied),
+        (Some(4), Some(8), Some(512), true)
+    );
+    assert_eq!(parse(&config.to_toml(), &[]).unwrap(), config);
+    let partial = parse(NEW, &["adapt.kind=lora", "select.layers=mid", "model.base=x"]).unwrap_err();
+    let text = partial.to_string();
+    for part in [
+        "`adapt.kind`: all of a new model is trained",
+        "`select.layers`: all of a new model",
+        "`model.base`: it contradicts `model.new`",
+    ] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+}
+
+#[test]
+fn shapes_that_do_not_work_are_refused() {
+    for (set, expected) in [
+        (
+            "model.new.kv_heads=3",
+            "`model.new.kv_heads`: it is 3, expected a divisor of `heads` (4)",
+        ),
+        (
+            "model.new.heads=5",
+            "`model.new.heads`: it is 5, expected a divisor of `hidden` (32)",
+        ),
+        (
+            "model.new.head_dim=7",
+            "`model.new.head_dim`: it is 7, expected an even number",
+        ),
+        ("model.new.blocks=0", "`model.new.blocks`: it is 0"),
+        (
+            "model.new.vocab=256",
+            "`model.new.vocab`: it is 256, expected 257 or more",
+        ),
+        (
+            "model.new.max_positions=511",
+            "`model.new.max_positions`: it is 511, expected `data.max_length` (512) or more",
+        ),
+        ("model.new.rope_theta=0", "`model.new.rope_theta`: it is 0"),
+        ("model.new.depth=3", "unknown key"),
+    ] {
+        let text = parse(NEW, &[set]).unwrap_err().to_string();
+        assert!(text.contains(expected), "{expected} in\n{text}");
+    }
+    let text = parse(&NEW.replace("blocks = 3\n", ""), &[]).unwrap_err().to_string();
+    assert!(text.contains("missing field `blocks`"), "{text}");
 }

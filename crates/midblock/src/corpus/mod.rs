@@ -82,8 +82,11 @@ fn text(rng: &mut ChaCha8Rng, split: Split) -> String {
         0..9 => Problem::draw(rng, split).story_with_end(),
         9..15 => sentence::several(rng),
         15..17 => {
-            let sums = (0..rng.random_range(2..=5)).map(|_| Calculation::draw(rng, split).to_string());
-            sums.collect::<Vec<_>>().join("\n")
+            let mut text = format!("#### {}'s sums", pick(rng, &sentence::NAMES));
+            for _ in 0..rng.random_range(2..=5) {
+                text += &format!("\n{}", Calculation::draw(rng, split));
+            }
+            text
         }
         17..19 => Problem::draw(rng, split).with_short_answer(),
         _ => sentence::question(rng),
@@ -170,7 +173,7 @@ mod tests {
             hash(Kind::Problems, Split::HeldOut),
         ];
         let beginnings = hashes.map(|hash| hash[..8].to_owned());
-        assert_eq!(beginnings, ["", "", ""]);
+        assert_eq!(beginnings, ["f165f397", "64d203e3", "8f52032f"]);
     }
 
     #[test]
@@ -191,7 +194,7 @@ mod tests {
             }
         }
         assert!(
-            seen[0].len() > 1000 && seen[1].len() > 200,
+            seen[0].len() > 700 && seen[1].len() > 200,
             "{} {}",
             seen[0].len(),
             seen[1].len()

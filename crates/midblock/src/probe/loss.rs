@@ -1,24 +1,41 @@
-//! Next-token loss of one model on many sequences, streamed block by block as an analysis is.
+//! Cross entropy of one model on many sequences, streamed block by block as an analysis is.
 
 use super::{Lockstep, Participant};
 use crate::{
     Result,
     checkpoint::Checkpoint,
-    model::{Architecture, Ends},
+    model::{Architecture, Ends, Labels},
     progress::{Progress, Unit},
+    tokens::TrainingSample,
 };
 use midblock_kernels::Backend;
 
-/// Cross entropy over all tokens but each sequence's first.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Cross entropy over some tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct TokenLoss {
-    /// Tokens predicted: Σ (T_n − 1).
+    /// Tokens predicted.
     pub predicted: usize,
-    /// Mean cross entropy in nats; NaN if nothing was predicted. Its exponential is the perplexity.
-    pub mean_nats: f64,
+    /// Their cross entropies' sum in nats.
+    pub nats: f64,
 }
 
-/// Mean next-token loss of `sequences`.
+impl TokenLoss {
+    /// Mean in nats; NaN if nothing was predicted. Its exponential is the perplexity.
+    pub fn mean(&self) -> f64 {
+        self.nats / self.predicted as f64
+    }
+}
+
+impl std::iter::Sum for TokenLoss {
+    fn sum<I: Iterator<Item = Self>>(losses: I) -> Self {
+        losses.fold(Self::default(), |sum, loss| Self {
+            predicted: sum.predicted + loss.predicted,
+            nats: sum.nats + loss.nats,
+        })
+    }
+}
+
+/// Loss of `sequences` over all tokens but each sequence's first.
 ///
 /// # Errors
 /// As [`Lockstep::new`] and [`Lockstep::advance`].
@@ -28,8 +45,34 @@ pub fn next_token_loss<B: Backend>(
     sequences: &[Vec<u32>],
     progress: &dyn Progress,
 ) -> Result<TokenLoss> {
+    let losses = losses(backend, checkpoint, sequences, &|_, _| true, progress)?;
+    Ok(losses.into_iter().sum())
+}
+
+/// Loss of each sample over its trained tokens: of the answers, if they are what is trained.
+///
+/// # Errors
+/// As [`next_token_loss`].
+pub fn trained_token_losses<B: Backend>(
+    backend: &B,
+    checkpoint: &Checkpoint,
+    samples: &[TrainingSample],
+    progress: &dyn Progress,
+) -> Result<Vec<TokenLoss>> {
+    let sequences: Vec<Vec<u32>> = samples.iter().map(|sample| sample.ids.clone()).collect();
+    let trained = |sample: usize, t: usize| samples[sample].trained[t];
+    losses(backend, checkpoint, &sequences, &trained, progress)
+}
+
+/// Loss of each sequence over the tokens (sequence, t), t ≥ 1, that are wanted.
+fn losses<B: Backend>(
+    backend: &B,
+    checkpoint: &Checkpoint,
+    sequences: &[Vec<u32>],
+    wanted: &dyn Fn(usize, usize) -> bool,
+    progress: &dyn Progress,
+) -> Result<Vec<TokenLoss>> {
     let architecture = Architecture::resolve(checkpoint.config())?;
-    let hidden = architecture.hidden;
     let ends = Ends::load(backend, checkpoint, &architecture)?;
     let participants = [Participant {
         name: "model".to_owned(),
@@ -46,25 +89,26 @@ pub fn next_token_loss<B: Backend>(
     while let Some(tensors) = lockstep.next_block()? {
         lockstep.advance(&tensors, progress)?;
     }
-    let (mut sum, mut predicted) = (0.0, 0);
+    let mut losses = Vec::with_capacity(sequences.len());
     for (batch, states) in lockstep.batches().iter().zip(&lockstep.tracks()[0].states) {
-        let normed = ends.final_norm(backend, states);
-        let (mut rows, mut targets) = (Vec::new(), Vec::new()); // all but the last position of a sequence predict
+        let (mut labels, mut counts) = (Labels::default(), Vec::new());
         for bounds in batch.offsets().windows(2) {
-            let last = bounds[1].saturating_sub(1).max(bounds[0]);
-            let mut sequence = vec![0f64; (last - bounds[0]) * hidden];
-            backend.read(&normed, bounds[0] * hidden, &mut sequence);
-            rows.extend(sequence);
-            targets.extend_from_slice(&batch.ids()[bounds[0]..bounds[1]][1.min(bounds[1] - bounds[0])..]);
+            let sequence = losses.len() + counts.len();
+            let before = labels.rows.len();
+            for row in (bounds[0] + 1..bounds[1]).filter(|row| wanted(sequence, row - bounds[0])) {
+                labels.rows.push(row - 1);
+                labels.targets.push(batch.ids()[row]);
+            }
+            counts.push(labels.rows.len() - before);
         }
-        sum += ends
-            .cross_entropy(backend, &backend.upload(&rows), &targets)
-            .iter()
-            .sum::<f64>();
-        predicted += targets.len();
+        let nats = ends.loss(backend, states, &labels);
+        let mut rest = nats.as_slice();
+        for predicted in counts {
+            let (own, others) = rest.split_at(predicted);
+            let nats = own.iter().sum();
+            losses.push(TokenLoss { predicted, nats });
+            rest = others;
+        }
     }
-    Ok(TokenLoss {
-        predicted,
-        mean_nats: sum / predicted as f64,
-    })
+    Ok(losses)
 }

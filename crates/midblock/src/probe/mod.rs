@@ -12,4 +12,4 @@ mod loss;
 
 pub use collect::{Collector, Pooling, Section};
 pub use lockstep::{Lockstep, Participant, Track};
-pub use loss::{TokenLoss, next_token_loss};
+pub use loss::{TokenLoss, next_token_loss, trained_token_losses};

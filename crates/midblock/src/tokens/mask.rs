@@ -266,6 +266,7 @@ mod tests {
             template,
             loss_on: LossOn::Answers,
             max_length: 1000,
+            long: Long::Cut,
         }
     }
 
@@ -373,6 +374,35 @@ mod tests {
             marked,
             ["<|user|>\nHi</s>\n<|assistant|>\nhell</s>\n<|user|>\né?</s>\n<|assistant|>\n[he</s>]\n"]
         );
+    }
+
+    #[test]
+    fn a_split_text_is_learned_once() {
+        let tokenizer = small_chat();
+        let text = Conversation::Text("he ll he ll he".into());
+        let whole = marked(&encoder(&tokenizer, None), &text).unwrap();
+        assert_eq!(whole, ["<s>[he ll he ll he</s>]"]); // 11 tokens
+        let split = |max_length| {
+            let encoder = Encoder {
+                max_length,
+                long: Long::Split,
+                ..encoder(&tokenizer, None)
+            };
+            marked(&encoder, &text).unwrap()
+        };
+        assert_eq!(split(11), whole);
+        assert_eq!(split(5), ["<s>[he ll ]", " [he ll ]", " [he</s>]"]);
+        assert_eq!(split(10), ["<s>[he ll he ll he]", "he[</s>]"]);
+        let prompt = Conversation::Continued {
+            prompt: "he ll ".into(),
+            completion: "he".into(),
+        };
+        let encoder = Encoder {
+            max_length: 3,
+            long: Long::Split,
+            ..encoder(&tokenizer, None)
+        };
+        assert_eq!(marked(&encoder, &prompt).unwrap(), [" [he</s>]"]); // what is given alone is left out
     }
 
     #[test]

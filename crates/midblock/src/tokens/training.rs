@@ -290,6 +290,7 @@ mod tests {
             format: None,
             loss_on: LossOn::Answers,
             max_length: 1000,
+            long: Long::Cut,
             samples: None,
             seed: 7,
         }

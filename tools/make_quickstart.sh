@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # Makes the model inside of midblock again, from nothing: text, base, variant. About ten minutes on two cores.
 #
-#   cargo build --release && configs/quickstart/make.sh
+#   cargo build --release && tools/make_quickstart.sh
 #
 # The weights come out the same bit for bit on the same processor with the same number of threads.
 set -euo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/.."
 midblock=${MIDBLOCK:-target/release/midblock}
 work=runs/quickstart
 assets=crates/midblock-cli/assets/quickstart
 mkdir -p "$work"
 
-"$midblock" corpus --kind text --rows 120000 --seed 17 --out "$work/text.jsonl"
+"$midblock" corpus --kind text --rows 100000 --seed 17 --out "$work/text.jsonl"
 "$midblock" corpus --kind problems --rows 20000 --seed 17 --out "$work/problems.jsonl"
-"$midblock" corpus --kind problems --rows 200 --seed 17 --held-out --out "$assets/data.jsonl"
+"$midblock" corpus --kind problems --rows 100 --seed 17 --held-out --out "$assets/data.jsonl"
 
 "$midblock" pretrain --config configs/quickstart/base.toml --out "$work/base" --overwrite
 rm -rf "$assets/base" && cp -r "$work/base/model" "$assets/base"
