@@ -16,6 +16,7 @@ mod optimizer;
 mod pack;
 mod rope;
 mod rows;
+mod transpose;
 mod vector;
 
 pub use buffer::CpuBuffer;
