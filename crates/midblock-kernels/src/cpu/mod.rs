@@ -16,6 +16,8 @@ mod optimizer;
 mod pack;
 mod rope;
 mod rows;
+#[cfg(test)]
+mod tests;
 mod transpose;
 mod vector;
 

@@ -48,12 +48,15 @@ pub(super) fn columns<'a>(
 /// Packs rows of which `step(k)` holds the elements at k, into `out`, `rows · depth` long.
 pub(super) fn rows_by_step<'a>(tile: Tile, depth: usize, step: impl Fn(usize) -> &'a [f32], out: &mut [f32]) {
     let rows = out.len() / depth;
+    let whole = rows / tile.rows * tile.rows;
+    let (tiles, rest) = out.split_at_mut(whole * depth);
     for k in 0..depth {
-        let values = step(k);
+        let (values, left_over) = step(k)[..rows].split_at(whole);
+        spread(tile.rows, depth, k, values, tiles);
         let mut first = 0;
-        while first < rows {
-            let height = tile.height(rows - first);
-            out[first * depth + k * height..][..height].copy_from_slice(&values[first..][..height]);
+        while first < left_over.len() {
+            let height = tile.height(left_over.len() - first);
+            rest[first * depth + k * height..][..height].copy_from_slice(&left_over[first..][..height]);
             first += height;
         }
     }
@@ -61,12 +64,38 @@ pub(super) fn rows_by_step<'a>(tile: Tile, depth: usize, step: impl Fn(usize) ->
 
 /// Puts `values`, the elements of all columns at step `k` of `depth`, into their panels.
 pub(super) fn step_of_columns(tile: Tile, depth: usize, k: usize, values: &[f32], panels: &mut [f32]) {
-    for (values, panel) in values
-        .chunks(tile.columns)
-        .zip(panels.chunks_exact_mut(tile.columns * depth))
-    {
-        let step = &mut panel[k * tile.columns..][..tile.columns];
-        step[..values.len()].copy_from_slice(values);
-        step[values.len()..].fill(0.0);
+    let whole = values.len() / tile.columns * tile.columns;
+    let (values, left_over) = values.split_at(whole);
+    let (panels, last) = panels.split_at_mut(whole * depth);
+    spread(tile.columns, depth, k, values, panels);
+    if !left_over.is_empty() {
+        let step = &mut last[k * tile.columns..][..tile.columns];
+        step[..left_over.len()].copy_from_slice(left_over);
+        step[left_over.len()..].fill(0.0);
+    }
+}
+
+/// `out[(i · depth + k) · width ..] = values[i · width ..]` for each whole `width`; the usual widths have their own code.
+fn spread(width: usize, depth: usize, k: usize, values: &[f32], out: &mut [f32]) {
+    fn fixed<const WIDTH: usize>(depth: usize, k: usize, values: &[f32], out: &mut [f32]) {
+        let (values, _) = values.as_chunks::<WIDTH>();
+        for (values, out) in values
+            .iter()
+            .zip(out.as_chunks_mut::<WIDTH>().0.chunks_exact_mut(depth))
+        {
+            out[k] = *values;
+        }
+    }
+    match width {
+        32 => fixed::<32>(depth, k, values, out),
+        16 => fixed::<16>(depth, k, values, out),
+        12 => fixed::<12>(depth, k, values, out),
+        8 => fixed::<8>(depth, k, values, out),
+        6 => fixed::<6>(depth, k, values, out),
+        _ => {
+            for (i, values) in values.chunks_exact(width).enumerate() {
+                out[(i * depth + k) * width..][..width].copy_from_slice(values);
+            }
+        }
     }
 }
