@@ -195,6 +195,9 @@ pub struct Tune {
     /// Say what would train, how deep backward goes, and what it would take; train nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Print the first N samples with what is learned of them marked; train nothing
+    #[arg(long, value_name = "N")]
+    pub show_mask: Option<usize>,
 }
 
 #[derive(Debug, Args)]
