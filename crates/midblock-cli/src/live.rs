@@ -371,7 +371,7 @@ mod tests {
             loss: 1.025,
             lr: 6e-5,
             gradient_norm: 0.5,
-            sequences: 32,
+            samples: vec![vec!["gsm8k.jsonl:1".to_owned(); 4]; 8],
             tokens: 4096,
             trained_tokens: 2048,
             seconds: 20.0,

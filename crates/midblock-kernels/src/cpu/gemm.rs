@@ -15,6 +15,7 @@ use super::{
     kernel::{Columns, Output, Product, Tile},
     matrix::Source,
     pack,
+    transpose::transpose,
 };
 use crate::Accumulate;
 use pulp::Arch;
@@ -296,7 +297,7 @@ fn transpose_right(tile: Tile, matrix: Source<'_>, rows: Range<usize>, block: Ra
                 let (values, stride) = matrix.part(rows, part.clone(), &mut widened);
                 let row = |r: usize| &values[r * stride..][..part.len()];
                 let out = &mut panel[(start - block.start) * tile.columns + strip..];
-                pack::transpose(height, part.len(), row, out, tile.columns);
+                transpose(height, part.len(), row, out, tile.columns);
             }
         }
     }

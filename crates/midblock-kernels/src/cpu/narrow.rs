@@ -8,7 +8,7 @@ use super::{
     gemm::{self, Factor},
     kernel::{Output, Tile},
     matrix::Source,
-    pack,
+    transpose::transpose,
 };
 use crate::Accumulate;
 use pulp::{Arch, Simd, WithSimd};
@@ -36,7 +36,7 @@ pub(super) fn product_of_columns(arch: Arch, x: &[f32], w: Source<'_>, mode: Acc
     with_scratch(2 * n * k, |scratch| {
         let (widened, turned) = scratch.split_at_mut(n * k);
         let (w, _) = w.part(0..n, 0..k, widened);
-        pack::transpose(n, k, |r| &w[r * k..][..k], turned, n);
+        transpose(n, k, |r| &w[r * k..][..k], turned, n);
         dots(arch, x, turned, n, mode, out);
     });
 }
@@ -73,9 +73,9 @@ pub(super) fn transposed(arch: Arch, wide: Factor<'_>, narrow: Factor<'_>, mode:
                 gemm::columns_product(arch, packed, wide, columns.clone(), false, target);
                 let row = |r: usize| &product[r * columns.len()..][..columns.len()];
                 if mode == Accumulate::Write {
-                    pack::transpose(k, columns.len(), row, out, k);
+                    transpose(k, columns.len(), row, out, k);
                 } else {
-                    pack::transpose(k, columns.len(), row, turned, k);
+                    transpose(k, columns.len(), row, turned, k);
                     out.iter_mut().zip(turned).for_each(|(out, turned)| *out += *turned);
                 }
             });
