@@ -6,7 +6,6 @@ mod bench;
 mod checkpoint;
 mod inspect;
 mod live;
-#[allow(dead_code)] // no command prints it yet
 mod mask;
 mod merge;
 mod perplexity;

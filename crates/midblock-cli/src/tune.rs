@@ -3,14 +3,16 @@
 use crate::{
     args, checkpoint,
     live::{self, Plain},
+    mask,
     progress::Terminal,
 };
 use anyhow::{Context, Result};
 use midblock::{
     config::{Config, Override},
     report::training::key_numbers,
+    run::DatasetInfo,
     train::{
-        Ending, Estimate, Experiment, Observer, TrainingFolder, TrainingRun, product_rate, selection_json,
+        DataCount, Ending, Estimate, Experiment, Observer, TrainingFolder, TrainingRun, product_rate, selection_json,
         trained_blocks,
     },
 };
@@ -44,9 +46,12 @@ impl std::error::Error for Stopped {}
 /// Trains, or says what it would.
 pub fn run(args: &args::Tune, common: &args::Common) -> Result<()> {
     let config = config(args)?;
-    if args.dry_run {
+    if args.dry_run || args.show_mask.is_some() {
         let experiment = prepare(config, common, SystemTime::now())?;
-        return dry_run(&experiment);
+        if let Some(samples) = args.show_mask {
+            show_mask(&experiment, samples)?;
+        }
+        return if args.dry_run { dry_run(&experiment) } else { Ok(()) };
     }
     let dir = config
         .output
@@ -166,6 +171,20 @@ fn overrides(args: &args::Tune) -> Result<Vec<Override>> {
     Ok(overrides)
 }
 
+/// Prints the first samples with what is learned of them marked, and the first rows that were skipped.
+fn show_mask(experiment: &Experiment, samples: usize) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let colour = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    write!(out, "{}", data_lines(experiment))?;
+    for set in &experiment.datasets {
+        for skipped in set.skipped.iter().take(samples) {
+            writeln!(out, "skipped    {}: {}", skipped.sample, skipped.reason)?;
+        }
+    }
+    let shown = &experiment.train[..samples.min(experiment.train.len())];
+    mask::print(&mut out, shown, &experiment.tokenizer, colour)
+}
+
 /// Prints what would train and what it would take; writes the selection if a folder is named.
 fn dry_run(experiment: &Experiment) -> Result<()> {
     let mut out = std::io::stdout().lock();
@@ -213,23 +232,11 @@ fn dry_run(experiment: &Experiment) -> Result<()> {
 
 fn describe(experiment: &Experiment, timeline: &midblock::train::Timeline) -> String {
     let (a, plan, train) = (&experiment.architecture, &experiment.plan, &experiment.config.train);
+    let (label, parameters) = (experiment.checkpoint.label(), a.parameters());
     let mut text = format!(
-        "model      {}: {} parameters\n",
-        experiment.checkpoint.label(),
-        a.parameters()
+        "model      {label}: {parameters} parameters\n{}",
+        data_lines(experiment)
     );
-    for (count, set) in experiment.counts.iter().zip(&experiment.datasets) {
-        text += &format!(
-            "data       {}: {} sequences, {} tokens, {} in the loss; {} of {} rows skipped, {} cut\n",
-            count.name,
-            count.sequences,
-            count.tokens,
-            count.trained_tokens,
-            set.skipped.len(),
-            set.samples_total,
-            set.samples_truncated,
-        );
-    }
     let batch = match (train.batch, train.batch_tokens) {
         (_, Some(tokens)) => format!("{tokens} tokens"),
         (batch, None) => format!("{} sequences", batch.unwrap_or_default()),
@@ -258,6 +265,24 @@ fn describe(experiment: &Experiment, timeline: &midblock::train::Timeline) -> St
         plan.parameters(),
         a.blocks
     )
+}
+
+/// One line for each data set.
+fn data_lines(experiment: &Experiment) -> String {
+    let line = |(count, set): (&DataCount, &DatasetInfo)| {
+        format!(
+            "data       {} ({}): {} sequences, {} tokens, {} in the loss; {} of {} rows skipped, {} cut\n",
+            count.name,
+            set.format,
+            count.sequences,
+            count.tokens,
+            count.trained_tokens,
+            set.skipped.len(),
+            set.samples_total,
+            set.samples_truncated,
+        )
+    };
+    experiment.counts.iter().zip(&experiment.datasets).map(line).collect()
 }
 
 /// One line for each stretch of blocks that are trained alike.

@@ -375,6 +375,27 @@ fn a_dry_run_says_what_would_train_and_trains_nothing() {
 }
 
 #[test]
+fn the_mask_marks_what_is_learned() {
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().join("run");
+    let output = tune(&out, &["--show-mask=2"])
+        .assert()
+        .success()
+        .get_output()
+        .stdout
+        .clone();
+    let text = String::from_utf8(output).unwrap();
+    assert_eq!(text.matches(" trained\n").count(), 2, "{text}");
+    // only the answer, and the token that ends it
+    let (question, answer) = text.split_once("brackets⟧").unwrap().1.split_once('⟦').unwrap();
+    assert!(
+        question.contains("Question: ") && answer.contains("####") && answer.contains('⟧'),
+        "{text}"
+    );
+    assert!(!out.exists());
+}
+
+#[test]
 fn every_preset_is_sound_and_says_how_to_run_it() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut folders = vec![root.join("configs")];
