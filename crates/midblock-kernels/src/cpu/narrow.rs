@@ -63,14 +63,14 @@ pub(super) fn transposed(arch: Arch, wide: Factor<'_>, narrow: Factor<'_>, mode:
     let tile = Tile::of(arch);
     let width = PANELS * tile.columns;
     with_scratch(k * rows, |packed| {
-        let packed = gemm::pack_left(tile, narrow, 0..k, packed);
+        let packed = gemm::pack_left(tile, narrow, 0..k, 0..rows, packed);
         out.par_chunks_mut(width * k).enumerate().for_each(|(index, out)| {
             let columns = index * width..index * width + out.len() / k;
             with_scratch(2 * out.len(), |scratch| {
                 let (product, turned) = scratch.split_at_mut(out.len());
                 // SAFETY: borrowed until the product is done.
                 let target = unsafe { Output::new(product, columns.len()) };
-                gemm::columns_product(arch, packed, wide, columns.clone(), false, target);
+                gemm::columns_product(arch, &packed, wide, columns.clone(), false, target);
                 let row = |r: usize| &product[r * columns.len()..][..columns.len()];
                 if mode == Accumulate::Write {
                     transpose(k, columns.len(), row, out, k);
