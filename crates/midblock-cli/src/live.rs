@@ -82,8 +82,11 @@ impl Observer for Plain {
 
 /// "step 40: evaluation loss 1.2345, the lowest so far".
 fn evaluated(e: &Evaluation) -> String {
-    let best = if e.best { ", the lowest so far" } else { "" };
-    format!("step {}: evaluation loss {:.4}{best}", e.step, e.loss)
+    match (e.step, e.best) {
+        (0, _) => format!("before training: evaluation loss {:.4}", e.loss),
+        (step, true) => format!("step {step}: evaluation loss {:.4}, the lowest so far", e.loss),
+        (step, false) => format!("step {step}: evaluation loss {:.4}", e.loss),
+    }
 }
 
 /// "1 h 02 min", "3 min 20 s", "4 s".

@@ -105,7 +105,13 @@ pub fn announce(run: &TrainingRun, dir: &Path) -> Result<()> {
 fn prepare(config: Config, common: &args::Common, now: SystemTime) -> Result<Experiment> {
     let terminal = Terminal::new(common.quiet);
     let transfers = |transfer: midblock::hub::Transfer<'_>| terminal.transfer(&transfer);
-    Ok(Experiment::prepare(config, &checkpoint::hub(common), &transfers, now)?)
+    Ok(Experiment::prepare(
+        &Cpu::new(),
+        config,
+        &checkpoint::hub(common),
+        &transfers,
+        now,
+    )?)
 }
 
 /// The file, then the flags, then `--set`. `--resume` with nothing but a folder takes the run's own configuration.
