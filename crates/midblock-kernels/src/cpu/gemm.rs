@@ -31,7 +31,7 @@ const PACKED: usize = 1 << 22;
 /// Most panels of the right factor that a task takes: with [`DEPTH`] they fill about half of a second-level cache.
 const PANELS: usize = 4;
 /// Most rows with which a k-major right factor is multiplied where it lies: moving it would cost more than it saves.
-const IN_PLACE: usize = 24;
+const IN_PLACE: usize = 64;
 /// Tiles of the left factor that are packed by one task.
 const TILES: usize = 4;
 /// Widened rows of the right factor that are transposed at a time, and how much of their length: they stay in the
@@ -244,7 +244,7 @@ fn multiply(
 
 /// How many panels a task takes so that threads finish together: the widest tasks of those that leave the busiest thread the
 /// least to do, but two a thread where there are panels enough, to even out threads that are held up.
-fn panels_per_task(panels: usize, threads: usize) -> usize {
+pub(super) fn panels_per_task(panels: usize, threads: usize) -> usize {
     let busiest = |width: usize| panels.div_ceil(width).div_ceil(threads) * width;
     let widest = (panels / (2 * threads)).clamp(1, PANELS);
     (1..=widest).rev().min_by_key(|width| busiest(*width)).unwrap_or(1)

@@ -18,8 +18,6 @@ use rayon::prelude::*;
 pub(super) const COLUMNS: usize = 64;
 /// Rows of x in a task.
 const ROWS: usize = 48;
-/// Panels of the wide factor in a task.
-const PANELS: usize = 4;
 
 /// `out (+)= x · Wᵀ`: x (rows, k), w (n, k), out (rows, n).
 pub(super) fn product(arch: Arch, x: &[f32], w: Source<'_>, mode: Accumulate, out: &mut [f32]) {
@@ -61,7 +59,8 @@ fn dots(arch: Arch, x: &[f32], w: &[f32], depth: usize, mode: Accumulate, out: &
 pub(super) fn transposed(arch: Arch, wide: Factor<'_>, narrow: Factor<'_>, mode: Accumulate, out: &mut [f32]) {
     let (k, rows) = (narrow.len(), narrow.depth());
     let tile = Tile::of(arch);
-    let width = PANELS * tile.columns;
+    let panels = wide.len().div_ceil(tile.columns);
+    let width = gemm::panels_per_task(panels, rayon::current_num_threads()) * tile.columns;
     with_scratch(k * rows, |packed| {
         let packed = gemm::pack_left(tile, narrow, 0..k, 0..rows, packed);
         out.par_chunks_mut(width * k).enumerate().for_each(|(index, out)| {
