@@ -11,7 +11,7 @@ work=runs/quickstart
 assets=crates/midblock-cli/assets/quickstart
 mkdir -p "$work"
 
-"$midblock" corpus --kind text --rows 100000 --seed 17 --out "$work/text.jsonl"
+"$midblock" corpus --kind text --rows 80000 --seed 17 --out "$work/text.jsonl"
 "$midblock" corpus --kind problems --rows 20000 --seed 17 --out "$work/problems.jsonl"
 "$midblock" corpus --kind problems --rows 100 --seed 17 --held-out --out "$assets/data.jsonl"
 

@@ -190,15 +190,18 @@ pub struct Tune {
     /// Folder of the run [output.dir]
     #[arg(long, value_name = "DIR")]
     pub out: Option<String>,
-    /// Go on with the unfinished run in --out, or begin if there is none; with --out alone, as it was begun
+    /// Go on with the unfinished run of the folder, with its own options if none are given; begin if there is none
     #[arg(long, conflicts_with = "overwrite")]
     pub resume: bool,
-    /// Replace the run in --out
+    /// Replace the run of the folder
     #[arg(long)]
     pub overwrite: bool,
     /// Say what would train, how deep backward goes, and what it would take; train nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Print the first N samples with what is learned of them marked; train nothing
+    #[arg(long, value_name = "N")]
+    pub show_mask: Option<usize>,
 }
 
 /// The shape is the file's `[model.new]`; flags override other keys, `--set` overrides both.

@@ -82,8 +82,11 @@ impl Observer for Plain {
 
 /// "step 40: evaluation loss 1.2345, the lowest so far".
 fn evaluated(e: &Evaluation) -> String {
-    let best = if e.best { ", the lowest so far" } else { "" };
-    format!("step {}: evaluation loss {:.4}{best}", e.step, e.loss)
+    match (e.step, e.best) {
+        (0, _) => format!("before training: evaluation loss {:.4}", e.loss),
+        (step, true) => format!("step {step}: evaluation loss {:.4}, the lowest so far", e.loss),
+        (step, false) => format!("step {step}: evaluation loss {:.4}", e.loss),
+    }
 }
 
 /// "1 h 02 min", "3 min 20 s", "4 s".
@@ -371,7 +374,7 @@ mod tests {
             loss: 1.025,
             lr: 6e-5,
             gradient_norm: 0.5,
-            sequences: 32,
+            samples: vec![vec!["gsm8k.jsonl:1".to_owned(); 4]; 8],
             tokens: 4096,
             trained_tokens: 2048,
             seconds: 20.0,

@@ -7,7 +7,6 @@ mod checkpoint;
 mod corpus;
 mod inspect;
 mod live;
-#[allow(dead_code)] // no command prints it yet
 mod mask;
 mod merge;
 mod perplexity;

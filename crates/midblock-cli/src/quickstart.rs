@@ -143,6 +143,7 @@ fn experiment((name, toml): (&str, &str), parts: &Parts, common: &args::Common) 
     ];
     let config = Config::parse(name, toml, &overrides)?;
     Ok(Experiment::prepare(
+        &Cpu::new(),
         config,
         &checkpoint::hub(common),
         &|_| {},

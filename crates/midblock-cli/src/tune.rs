@@ -3,14 +3,16 @@
 use crate::{
     args, checkpoint,
     live::{self, Plain},
+    mask,
     progress::Terminal,
 };
 use anyhow::{Context, Result};
 use midblock::{
     config::{Config, Override},
     report::training::key_numbers,
+    run::DatasetInfo,
     train::{
-        Ending, Estimate, Experiment, Observer, TrainingFolder, TrainingRun, product_rate, selection_json,
+        DataCount, Ending, Estimate, Experiment, Observer, TrainingFolder, TrainingRun, product_rate, selection_json,
         trained_blocks,
     },
 };
@@ -66,9 +68,12 @@ pub fn pretrain(args: &args::Pretrain, common: &args::Common) -> Result<()> {
 
 /// Trains, or says what it would.
 fn train(command: &'static str, config: Config, args: &args::Tune, common: &args::Common) -> Result<()> {
-    if args.dry_run {
+    if args.dry_run || args.show_mask.is_some() {
         let experiment = prepare(config, common, SystemTime::now())?;
-        return dry_run(&experiment);
+        if let Some(samples) = args.show_mask {
+            show_mask(&experiment, samples)?;
+        }
+        return if args.dry_run { dry_run(&experiment) } else { Ok(()) };
     }
     let dir = config
         .output
@@ -122,7 +127,13 @@ pub fn announce(run: &TrainingRun, dir: &Path) -> Result<()> {
 fn prepare(config: Config, common: &args::Common, now: SystemTime) -> Result<Experiment> {
     let terminal = Terminal::new(common.quiet);
     let transfers = |transfer: midblock::hub::Transfer<'_>| terminal.transfer(&transfer);
-    Ok(Experiment::prepare(config, &checkpoint::hub(common), &transfers, now)?)
+    Ok(Experiment::prepare(
+        &Cpu::new(),
+        config,
+        &checkpoint::hub(common),
+        &transfers,
+        now,
+    )?)
 }
 
 /// The file, then the flags, then `--set`. `--resume` with nothing but a folder takes the run's own configuration.
@@ -188,6 +199,20 @@ fn overrides(args: &args::Tune) -> Result<Vec<Override>> {
     Ok(overrides)
 }
 
+/// Prints the first samples with what is learned of them marked, and the first rows that were skipped.
+fn show_mask(experiment: &Experiment, samples: usize) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let colour = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    write!(out, "{}", data_lines(experiment))?;
+    for set in &experiment.datasets {
+        for skipped in set.skipped.iter().take(samples) {
+            writeln!(out, "skipped    {}: {}", skipped.sample, skipped.reason)?;
+        }
+    }
+    let shown = &experiment.train[..samples.min(experiment.train.len())];
+    mask::print(&mut out, shown, &experiment.tokenizer, colour)
+}
+
 /// Prints what would train and what it would take; writes the selection if a folder is named.
 fn dry_run(experiment: &Experiment) -> Result<()> {
     let mut out = std::io::stdout().lock();
@@ -235,23 +260,11 @@ fn dry_run(experiment: &Experiment) -> Result<()> {
 
 fn describe(experiment: &Experiment, timeline: &midblock::train::Timeline) -> String {
     let (a, plan, train) = (&experiment.architecture, &experiment.plan, &experiment.config.train);
+    let (label, parameters) = (experiment.checkpoint.label(), a.parameters());
     let mut text = format!(
-        "model      {}: {} parameters\n",
-        experiment.checkpoint.label(),
-        a.parameters()
+        "model      {label}: {parameters} parameters\n{}",
+        data_lines(experiment)
     );
-    for (count, set) in experiment.counts.iter().zip(&experiment.datasets) {
-        text += &format!(
-            "data       {}: {} sequences, {} tokens, {} in the loss; {} of {} rows skipped, {} cut\n",
-            count.name,
-            count.sequences,
-            count.tokens,
-            count.trained_tokens,
-            set.skipped.len(),
-            set.samples_total,
-            set.samples_truncated,
-        );
-    }
     let batch = match (train.batch, train.batch_tokens) {
         (_, Some(tokens)) => format!("{tokens} tokens"),
         (batch, None) => format!("{} sequences", batch.unwrap_or_default()),
@@ -280,6 +293,24 @@ fn describe(experiment: &Experiment, timeline: &midblock::train::Timeline) -> St
         plan.parameters(),
         a.blocks
     )
+}
+
+/// One line for each data set.
+fn data_lines(experiment: &Experiment) -> String {
+    let line = |(count, set): (&DataCount, &DatasetInfo)| {
+        format!(
+            "data       {} ({}): {} sequences, {} tokens, {} in the loss; {} of {} rows skipped, {} cut\n",
+            count.name,
+            set.format,
+            count.sequences,
+            count.tokens,
+            count.trained_tokens,
+            set.skipped.len(),
+            set.samples_total,
+            set.samples_truncated,
+        )
+    };
+    experiment.counts.iter().zip(&experiment.datasets).map(line).collect()
 }
 
 /// One line for each stretch of blocks that are trained alike.

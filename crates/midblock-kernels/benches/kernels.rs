@@ -3,7 +3,11 @@
 //! Rates are floating-point operations (`flop`) or elements (`elem`) per second, as each group's name says.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use midblock_kernels::{Accumulate, Activation, Attention, Backend, Cpu, CpuBuffer, Dtype, SharedBytes, StoredMatrix};
+use midblock_kernels::{
+    Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Backend, Cpu, CpuBuffer, Dtype,
+    SharedBytes, StoredMatrix,
+    baseline::{gemm_linear, gemm_linear_dw, gemm_linear_dx},
+};
 use std::{hint::black_box, time::Duration};
 
 const ROWS: usize = 512;
@@ -11,6 +15,7 @@ const HIDDEN: usize = 576;
 const KV: usize = 192;
 const FFN: usize = 1536;
 const VOCAB: usize = 49152;
+const RANK: usize = 8;
 
 fn values(len: usize) -> Vec<f32> {
     (0..len).map(|i| (i * 7919 % 1009) as f32 / 1009.0 - 0.5).collect()
@@ -20,68 +25,67 @@ fn buffer(len: usize) -> CpuBuffer {
     Cpu::new().upload(&values(len))
 }
 
+/// The three products of a layer (out, in), each beside the `gemm` crate's.
 fn linear(c: &mut Criterion) {
     let cpu = Cpu::new();
     let mut group = c.benchmark_group("linear_flop");
-    for [n, k] in [
+    let layers = [
         [HIDDEN, HIDDEN],
         [KV, HIDDEN],
         [FFN, HIDDEN],
         [HIDDEN, FFN],
-        [VOCAB, HIDDEN],
-    ] {
-        let (x, w) = (buffer(ROWS * k), values(n * k));
-        let mut out = cpu.zeros(ROWS * n);
+        [RANK, HIDDEN],
+        [HIDDEN, RANK],
+        [RANK, FFN],
+        [FFN, RANK],
+    ];
+    for [n, k] in layers {
+        let (x, dy, w) = (buffer(ROWS * k), buffer(ROWS * n), buffer(n * k));
+        let matrix = cpu.trained([n, k], w.clone());
+        let [mut y, mut dx, mut dw] = [ROWS * n, ROWS * k, n * k].map(|len| cpu.zeros(len));
         group.throughput(Throughput::Elements((2 * ROWS * n * k) as u64));
-        let shape = format!("{ROWS}x{n}x{k}");
+        let id = |name: &str| BenchmarkId::new(name, format!("{ROWS}x{n}x{k}"));
+        group.bench_function(id("forward"), |b| {
+            b.iter(|| cpu.linear(&x, &matrix, ROWS, Accumulate::Write, &mut y));
+        });
+        group.bench_function(id("forward_gemm"), |b| {
+            b.iter(|| gemm_linear(ROWS, n, k, &x, &w, black_box(&mut y)));
+        });
+        group.bench_function(id("dx"), |b| {
+            b.iter(|| cpu.linear_dx(&dy, &matrix, ROWS, Accumulate::Write, &mut dx));
+        });
+        group.bench_function(id("dx_gemm"), |b| {
+            b.iter(|| gemm_linear_dx(ROWS, n, k, &dy, &w, black_box(&mut dx)));
+        });
+        group.bench_function(id("dw"), |b| {
+            b.iter(|| cpu.linear_dw(&dy, &x, ROWS, Accumulate::Write, &mut dw));
+        });
+        group.bench_function(id("dw_gemm"), |b| {
+            b.iter(|| gemm_linear_dw(ROWS, n, k, &dy, &x, black_box(&mut dw)));
+        });
+    }
+}
+
+/// Forward with weights that are widened on the way, and the head, whose matrix no cache holds.
+fn stored(c: &mut Criterion) {
+    let cpu = Cpu::new();
+    let mut group = c.benchmark_group("stored_flop");
+    for [n, k] in [[FFN, HIDDEN], [VOCAB, HIDDEN]] {
+        let (x, w) = (buffer(ROWS * k), values(n * k));
+        let mut y = cpu.zeros(ROWS * n);
+        group.throughput(Throughput::Elements((2 * ROWS * n * k) as u64));
         let bf16 = w.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect();
         let matrices = [
             StoredMatrix::from_f32([n, k], &w),
             StoredMatrix::new(Dtype::BF16, [n, k], SharedBytes::owned(bf16)),
         ];
-        for matrix in matrices {
-            let id = BenchmarkId::new(format!("midblock_{}", matrix.dtype()), &shape);
-            let matrix = cpu.matrix(matrix);
+        for stored in matrices {
+            let id = BenchmarkId::new(format!("forward_{}", stored.dtype()), format!("{ROWS}x{n}x{k}"));
+            let matrix = cpu.matrix(stored);
             group.bench_function(id, |b| {
-                b.iter(|| cpu.linear(&x, &matrix, ROWS, Accumulate::Write, &mut out))
+                b.iter(|| cpu.linear(&x, &matrix, ROWS, Accumulate::Write, &mut y));
             });
         }
-        group.bench_function(BenchmarkId::new("gemm_f32", &shape), |b| {
-            b.iter(|| gemm_product(&x, &w, [n, k], black_box(&mut out)));
-        });
-    }
-}
-
-/// `out = x · Wᵀ` by the `gemm` crate.
-fn gemm_product(x: &[f32], w: &[f32], [n, k]: [usize; 2], out: &mut [f32]) {
-    let threads = match rayon::current_num_threads() {
-        1 => gemm::Parallelism::None,
-        threads => gemm::Parallelism::Rayon(threads),
-    };
-    assert_eq!([x.len(), w.len(), out.len()], [ROWS * k, n * k, ROWS * n]);
-    // SAFETY: the strides and lengths are those of the three slices, as just checked.
-    unsafe {
-        gemm::gemm(
-            ROWS,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            n as isize,
-            false,
-            x.as_ptr(),
-            1,
-            k as isize,
-            w.as_ptr(),
-            k as isize,
-            1,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            threads,
-        );
     }
 }
 
@@ -102,8 +106,29 @@ fn attention(c: &mut Criterion) {
         let mut out = cpu.zeros(rows * HIDDEN);
         let pairs = (offsets.len() - 1) * length * (length + 1) / 2; // (query, key) pairs a head sees
         group.throughput(Throughput::Elements((4 * HIDDEN * pairs) as u64));
-        group.bench_function(BenchmarkId::new("causal", length), |b| {
-            b.iter(|| cpu.attention(&shape, &q, &k, &v, &mut out, None));
+        let mut log_sums = cpu.zeros(rows * shape.heads);
+        group.bench_function(BenchmarkId::new("forward", length), |b| {
+            b.iter(|| cpu.attention(&shape, &q, &k, &v, &mut out, Some(&mut log_sums)));
+        });
+        let d_out = buffer(rows * HIDDEN);
+        let [mut dq, mut dk, mut dv] = [HIDDEN, KV, KV].map(|width| cpu.zeros(rows * width));
+        group.throughput(Throughput::Elements((10 * HIDDEN * pairs) as u64));
+        group.bench_function(BenchmarkId::new("backward", length), |b| {
+            b.iter(|| {
+                let forward = AttentionForward {
+                    q: &q,
+                    k: &k,
+                    v: &v,
+                    out: &out,
+                    log_sums: &log_sums,
+                };
+                let gradients = AttentionGradients {
+                    q: &mut dq,
+                    k: &mut dk,
+                    v: &mut dv,
+                };
+                cpu.attention_backward(&shape, forward, &d_out, gradients);
+            });
         });
     }
 }
@@ -115,6 +140,11 @@ fn elementwise(c: &mut Criterion) {
     let mut out = cpu.zeros(ROWS * HIDDEN);
     group.throughput(Throughput::Elements(x.len() as u64));
     group.bench_function("rms_norm", |b| b.iter(|| cpu.rms_norm(&x, &weight, 1e-5, &mut out)));
+    let (dy, mut d_weight) = (buffer(ROWS * HIDDEN), cpu.zeros(HIDDEN));
+    group.bench_function("rms_norm_backward", |b| {
+        b.iter(|| cpu.rms_norm_backward(&x, &weight, 1e-5, &dy, Accumulate::Write, &mut out, Some(&mut d_weight)));
+    });
+    group.bench_function("dropout", |b| b.iter(|| cpu.dropout(&x, 0.1, 1, &mut out)));
     let up = buffer(ROWS * FFN);
     // The gate is computed in place: without a fresh copy each time, repetition would end in denormal numbers.
     let start = buffer(ROWS * FFN);
@@ -127,7 +157,37 @@ fn elementwise(c: &mut Criterion) {
                 cpu.gated(activation, &mut gate, &up);
             });
         });
+        let dy = buffer(ROWS * FFN);
+        let mut d_up = up.clone();
+        group.bench_function(BenchmarkId::new("gated_backward", name), |b| {
+            b.iter(|| {
+                gate.copy_from_slice(&start);
+                d_up.copy_from_slice(&up);
+                cpu.gated_backward(activation, &dy, &mut gate, &mut d_up);
+            });
+        });
     }
+}
+
+fn optimizer(c: &mut Criterion) {
+    const PARAMETERS: usize = 4 << 20; // more than the caches hold, as in full tuning
+    let cpu = Cpu::new();
+    let mut group = c.benchmark_group("optimizer_elem");
+    group.throughput(Throughput::Elements(PARAMETERS as u64));
+    let [gradient, mut parameter, mut first] = [0; 3].map(|_| buffer(PARAMETERS));
+    let mut second = cpu.upload(&values(PARAMETERS).iter().map(|v| v * v).collect::<Vec<_>>());
+    let step = AdamW {
+        lr: 1e-5,
+        betas: [0.9, 0.999],
+        eps: 1e-8,
+        decay: 0.01,
+        t: 10,
+        gradient_scale: 1.0,
+    };
+    group.bench_function("adamw", |b| {
+        b.iter(|| cpu.adamw(&step, &gradient, &mut parameter, &mut first, &mut second));
+    });
+    group.bench_function("sum_of_squares", |b| b.iter(|| cpu.sum_of_squares(&gradient)));
 }
 
 fn cross_entropy(c: &mut Criterion) {
@@ -138,11 +198,19 @@ fn cross_entropy(c: &mut Criterion) {
     let targets: Vec<u32> = (0..ROWS as u32).collect();
     group.throughput(Throughput::Elements((2 * ROWS * VOCAB * HIDDEN) as u64));
     group.bench_function("vocabulary", |b| b.iter(|| cpu.cross_entropy(&x, &head, &targets)));
+    group.finish();
+    let mut group = c.benchmark_group("cross_entropy_elem");
+    const CHUNK: usize = 256;
+    let mut logits = buffer(CHUNK * VOCAB);
+    group.throughput(Throughput::Elements(logits.len() as u64));
+    group.bench_function("backward", |b| {
+        b.iter(|| cpu.cross_entropy_backward(&mut logits, &targets[..CHUNK], &[0.01; CHUNK]));
+    });
 }
 
 criterion_group! {
     name = kernels;
     config = Criterion::default().sample_size(20).measurement_time(Duration::from_secs(2));
-    targets = linear, attention, elementwise, cross_entropy
+    targets = linear, stored, attention, elementwise, optimizer, cross_entropy
 }
 criterion_main!(kernels);

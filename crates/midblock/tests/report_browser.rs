@@ -10,6 +10,9 @@ mod synthetic;
 use midblock::{
     report,
     run::{self, Run},
+    train::{
+        DataCount, Ending, Evaluation, Line, Purpose, StepMetrics, TrainedBlock, Training, TrainingInfo, TrainingRun,
+    },
 };
 use std::{
     collections::BTreeMap,
@@ -302,4 +305,131 @@ fn the_terminal_table_holds_every_metric_and_no_control_characters() {
             .any(|character| character.is_control() && character != '\n')
     );
     assert!(table.contains("The top blocks (25–30) change most"), "{table}");
+}
+
+/// A training run of `steps` steps of made-up numbers, with names as bad as they come.
+fn training_run(steps: u64) -> TrainingRun {
+    let step = |step: u64| {
+        let x = step as f64;
+        Line::Step(StepMetrics {
+            step,
+            epoch: x / 50.0,
+            loss: 1.0 + 2.0 / x + 0.1 * (7.0 * x).sin(),
+            lr: 1e-4 * (1.0 - x / steps as f64),
+            gradient_norm: 1.0 + 0.5 * (3.0 * x).cos(),
+            samples: vec![vec!["data.jsonl:1".into()]],
+            tokens: 4096,
+            trained_tokens: 1000,
+            seconds: 2.0,
+            tokens_per_s: 2048.0,
+            trained_tokens_per_s: 500.0,
+            seconds_left: 0.0,
+            private_bytes: Some(300 << 20),
+        })
+    };
+    let evaluation = |step: u64| {
+        Line::Evaluation(Evaluation {
+            step,
+            epoch: step as f64 / 50.0,
+            loss: 1.2 + 1.0 / (1.0 + step as f64),
+            trained_tokens: 400,
+            best: true,
+            seconds: 1.0,
+        })
+    };
+    let due = |at: &u64| at.is_multiple_of(20);
+    let lines = (0..=steps).flat_map(|at| [(at > 0).then(|| step(at)), due(&at).then(|| evaluation(at))]);
+    let block = |rank: Option<usize>| TrainedBlock {
+        rank,
+        parts: rank.iter().map(|_| "self_attn.q_proj".to_owned()).collect(),
+        parameters: rank.map_or(0, |rank| 1000 * rank as u64),
+    };
+    let mut run = synthetic::run(&["sft"], &["gsm8k"]).info;
+    run.models.truncate(1);
+    run.models[0].label = format!("models/{HOSTILE}");
+    run.datasets[0].source = HOSTILE.to_owned();
+    run.warnings.push(HOSTILE.to_owned());
+    let training = Training {
+        started_unix_s: 0,
+        blocks: [None, Some(13), Some(13), None].map(block).to_vec(),
+        outside: Vec::new(),
+        trained_parameters: 26_000,
+        first_block: 1,
+        data: vec![DataCount {
+            name: "gsm8k".into(),
+            purpose: Purpose::Train,
+            sequences: 100,
+            tokens: 12_800,
+            trained_tokens: 5_000,
+            hash: "ab".into(),
+        }],
+        sequences: [90, 10],
+        steps,
+        planned_bytes: 1 << 28,
+        position: None,
+        ending: Some(Ending::Finished),
+        result: "adapter".into(),
+    };
+    TrainingRun {
+        info: TrainingInfo { run, training },
+        lines: lines.flatten().collect(),
+    }
+}
+
+#[test]
+fn the_page_of_a_training_run_is_drawn_whole() {
+    for (steps, curves) in [(60, 3), (1, 2), (30_000, 3)] {
+        let folder = tempfile::tempdir().unwrap();
+        let page = folder.path().join("report.html");
+        let html = report::training::render(&training_run(steps));
+        assert!(html.len() < 2_000_000, "{steps} steps: {} bytes", html.len());
+        fs::write(&page, html).unwrap();
+        let Some(dom) = dump_dom(&page, &["--window-size=1280,900"]) else {
+            return;
+        };
+        let root = &tags(&dom, "html", "lang")[0];
+        assert_eq!(
+            root.get("data-midblock-errors"),
+            None,
+            "{steps} steps: the page logged errors"
+        );
+        assert_eq!(root["data-midblock-charts"], "4");
+        let drawn: BTreeMap<&str, &str> = tags(&dom, "article", "class=\"card")
+            .iter()
+            .map(|card| (card["data-chart"], card["data-lines"]))
+            .collect();
+        let curves = curves.to_string();
+        let expected = [
+            ("gradient", "1"),
+            ("loss", curves.as_str()),
+            ("lr", "1"),
+            ("speed", "2"),
+        ];
+        assert_eq!(drawn, BTreeMap::from(expected), "{steps} steps");
+        assert_eq!(dom.matches("<svg ").count(), 4 + 1);
+        assert!(dom.matches("<path ").count() > 40);
+        assert!(dom.contains("2 of 4 blocks train"));
+    }
+}
+
+#[test]
+fn a_training_run_says_in_numbers_how_it_went() {
+    let run = training_run(60);
+    let numbers: BTreeMap<&str, String> = report::training::key_numbers(&run).into_iter().collect();
+    assert_eq!(
+        numbers["evaluation loss, first and last"],
+        "2.2 → 1.216 nats; best 1.216 at step 60"
+    );
+    assert_eq!(
+        numbers["steps and tokens"].replace('\u{202f}', " "),
+        "60; 245 760 tokens, 60 000 in the loss"
+    );
+    assert_eq!(numbers["speed of the steps"], "2048 tokens/s, 500 in the loss");
+    let html = report::training::render(&run);
+    assert!(html.contains("Loss on held-out data fell from 2.2 to 1.216 at step 60, by 44.7 %."));
+    let nothing = TrainingRun {
+        lines: Vec::new(),
+        ..run
+    };
+    assert!(report::training::render(&nothing).contains("Nothing was evaluated"));
 }

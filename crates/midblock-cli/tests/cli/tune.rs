@@ -379,6 +379,47 @@ fn a_dry_run_says_what_would_train_and_trains_nothing() {
 }
 
 #[test]
+fn blocks_can_be_chosen_by_their_gradients() {
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().join("run");
+    let mut command = midblock();
+    command.args([
+        "tune",
+        "--model",
+        &base(),
+        "--data",
+        &problems("p"),
+        "--layers=gradient:3",
+        "--rank=3",
+    ]);
+    command.args(["--steps=2", "--out"]).arg(&out).assert().success();
+    let run = TrainingRun::open(&out).unwrap();
+    let ranks: Vec<usize> = run.info.training.blocks.iter().filter_map(|block| block.rank).collect();
+    assert_eq!(ranks, [8, 8, 8]); // ⌊3 · 8 / 3⌋
+}
+
+#[test]
+fn the_mask_marks_what_is_learned() {
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().join("run");
+    let output = tune(&out, &["--show-mask=2"])
+        .assert()
+        .success()
+        .get_output()
+        .stdout
+        .clone();
+    let text = String::from_utf8(output).unwrap();
+    assert_eq!(text.matches(" trained\n").count(), 2, "{text}");
+    // only the answer, and the token that ends it
+    let (question, answer) = text.split_once("brackets⟧").unwrap().1.split_once('⟦').unwrap();
+    assert!(
+        question.contains("Question: ") && answer.contains("####") && answer.contains('⟧'),
+        "{text}"
+    );
+    assert!(!out.exists());
+}
+
+#[test]
 fn every_preset_is_sound_and_says_how_to_run_it() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut folders = vec![root.join("configs")];

@@ -10,10 +10,11 @@
 //! Unseen keys weigh exactly 0; a value there that is not finite still makes NaN of queries in the same block (0 · ∞).
 
 use super::{
-    buffer::with_scratch,
+    buffer::{split_off, with_scratch},
     exp::exp,
     kernel::{Columns, Output, Product, Tile},
     pack,
+    transpose::transpose,
 };
 use crate::Attention;
 use pulp::{Arch, Simd, WithSimd};
@@ -98,28 +99,32 @@ impl Task<'_> {
         let (e, columns) = (self.shape.head_dim, self.tile.columns);
         let panels = (self.queries.len() * self.group()).div_ceil(columns);
         let panel_len = 2 * (e + 1) * columns;
-        with_scratch(panels * panel_len + KEYS * (2 * e + columns), |scratch| {
-            let (panel_memory, scratch) = scratch.split_at_mut(panels * panel_len);
-            let (keys, scratch) = scratch.split_at_mut(KEYS * e);
-            let (values, scores) = scratch.split_at_mut(KEYS * e);
-            let mut panels: Vec<_> = panel_memory
-                .chunks_exact_mut(panel_len)
-                .enumerate()
-                .map(|(i, m)| self.panel(i, m))
-                .collect();
-            let first = self.first_key(self.queries.start);
-            for block in (first..self.queries.end).step_by(KEYS) {
-                let len = KEYS.min(self.queries.end - block);
-                self.pack_keys(block, &mut keys[..len * e]);
-                self.pack_values(block, &mut values[..len * e]);
-                for (index, panel) in panels.iter_mut().enumerate() {
-                    self.attend(index, panel, block, &keys[..len * e], &values[..len * e], scores);
+        with_scratch(
+            panels * panel_len + KEYS * (2 * e + columns) + e * columns,
+            |mut scratch| {
+                let panel_memory = split_off(&mut scratch, panels * panel_len);
+                let [keys, values] = [0; 2].map(|_| split_off(&mut scratch, KEYS * e));
+                let turned = split_off(&mut scratch, e * columns);
+                let scores = scratch;
+                let mut panels: Vec<_> = panel_memory
+                    .chunks_exact_mut(panel_len)
+                    .enumerate()
+                    .map(|(i, m)| self.panel(i, m))
+                    .collect();
+                let first = self.first_key(self.queries.start);
+                for block in (first..self.queries.end).step_by(KEYS) {
+                    let len = KEYS.min(self.queries.end - block);
+                    self.pack_keys(block, &mut keys[..len * e]);
+                    self.pack_values(block, &mut values[..len * e]);
+                    for (index, panel) in panels.iter_mut().enumerate() {
+                        self.attend(index, panel, block, &keys[..len * e], &values[..len * e], scores);
+                    }
                 }
-            }
-            for (index, panel) in panels.into_iter().enumerate() {
-                self.finish(index, panel, out, log_sums);
-            }
-        });
+                for (index, panel) in panels.into_iter().enumerate() {
+                    self.finish(index, panel, turned, out, log_sums);
+                }
+            },
+        );
     }
 
     fn group(&self) -> usize {
@@ -244,20 +249,32 @@ impl Task<'_> {
     }
 
     /// Divides by the sums and writes the panel's rows to where they belong.
-    fn finish(&self, index: usize, panel: Panel<'_>, out: Output, log_sums: Option<Output>) {
-        let e = self.shape.head_dim;
+    fn finish(&self, index: usize, panel: Panel<'_>, turned: &mut [f32], out: Output, log_sums: Option<Output>) {
+        let (e, columns) = (self.shape.head_dim, self.tile.columns);
+        self.arch.dispatch(
+            #[inline(always)]
+            || divide(panel.output, panel.sum),
+        );
+        transpose(e, columns, |c| &panel.output[c * columns..][..columns], turned, e);
         for (column, (row, head)) in self.columns(index).enumerate() {
             // SAFETY: this task's rows and heads.
             let out = unsafe { out.row_mut(row, head * e, e) };
-            let outputs = panel.output.iter().skip(column).step_by(self.tile.columns);
-            for (out, value) in out.iter_mut().zip(outputs) {
-                *out = value / panel.sum[column];
-            }
+            out.copy_from_slice(&turned[column * e..][..e]);
             if let Some(log_sums) = log_sums {
                 // SAFETY: as above.
                 let log_sum = unsafe { log_sums.row_mut(row, head, 1) };
                 log_sum[0] = panel.max[column] + panel.sum[column].ln();
             }
+        }
+    }
+}
+
+/// Divides each row by `sums`.
+#[inline(always)]
+fn divide(rows: &mut [f32], sums: &[f32]) {
+    for row in rows.chunks_exact_mut(sums.len()) {
+        for (value, sum) in row.iter_mut().zip(sums) {
+            *value /= sum;
         }
     }
 }
@@ -283,12 +300,14 @@ impl WithSimd for Softmax<'_> {
         let zero = simd.splat_f32s(0.0);
         for column in 0..width {
             let old_max = max[column];
+            let mut new_max = old_max;
             for row in scores.chunks_exact(width) {
-                max[column] = simd.max_f32s(max[column], row[column]);
+                new_max = simd.max_f32s(new_max, row[column]);
             }
+            max[column] = new_max;
             // A query that has seen nothing yet: every exponential is 0, which −∞ − −∞ would not say.
-            let nothing = simd.equal_f32s(max[column], simd.splat_f32s(f32::NEG_INFINITY));
-            let shift = simd.select_f32s(nothing, zero, max[column]);
+            let nothing = simd.equal_f32s(new_max, simd.splat_f32s(f32::NEG_INFINITY));
+            let shift = simd.select_f32s(nothing, zero, new_max);
             let mut block_sum = zero;
             for row in scores.chunks_exact_mut(width) {
                 row[column] = exp(simd, simd.sub_f32s(row[column], shift));

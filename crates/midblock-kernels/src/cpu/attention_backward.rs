@@ -13,6 +13,7 @@ use super::{
     exp::exp,
     kernel::{Columns, Output, Product, Tile},
     pack,
+    transpose::transpose,
     vector::sum,
 };
 use crate::{Attention, AttentionForward, AttentionGradients};
@@ -114,9 +115,11 @@ impl Task<'_> {
             }
             .fill(0.0);
         }
-        with_scratch(self.keys_len() + self.queries_len(), |scratch| {
-            let (keys, queries) = scratch.split_at_mut(self.keys_len());
-            let (mut keys, mut queries) = (self.split_keys(keys), self.split_queries(queries));
+        let turned_len = self.shape.head_dim * self.tile.columns;
+        with_scratch(self.keys_len() + self.queries_len() + turned_len, |mut scratch| {
+            let mut keys = self.split_keys(split_off(&mut scratch, self.keys_len()));
+            let turned = split_off(&mut scratch, turned_len);
+            let mut queries = self.split_queries(scratch);
             for first in self.rows.clone().step_by(KEYS) {
                 let block = first..self.rows.end.min(first + KEYS);
                 self.pack_keys(block.clone(), &mut keys);
@@ -131,7 +134,7 @@ impl Task<'_> {
                         self.attend(rows, head, block.clone(), &mut keys, &mut queries);
                     }
                 }
-                self.finish(block, &keys);
+                self.finish(block, &keys, turned);
             }
         });
     }
@@ -333,15 +336,16 @@ impl Task<'_> {
     }
 
     /// Writes the gradients of a block of keys and values to where they belong.
-    fn finish(&self, block: Range<usize>, keys: &Keys<'_>) {
+    fn finish(&self, block: Range<usize>, keys: &Keys<'_>, turned: &mut [f32]) {
         let (e, columns) = (self.shape.head_dim, self.tile.columns);
         for (from, to) in [(&keys.d_keys, self.dk), (&keys.d_values, self.dv)] {
-            for (j, row) in block.clone().enumerate() {
-                // SAFETY: this task's row and head.
-                let out = unsafe { to.row_mut(row, self.kv_head * e, e) };
-                let panel = &from[j / columns * e * columns..][..e * columns];
-                let column = panel.iter().skip(j % columns).step_by(columns);
-                out.iter_mut().zip(column).for_each(|(out, value)| *out = *value);
+            let panels = from.chunks_exact(e * columns).zip(block.clone().step_by(columns));
+            for (panel, first) in panels {
+                transpose(e, columns, |c| &panel[c * columns..][..columns], turned, e);
+                for (row, gradient) in (first..block.end).zip(turned.chunks_exact(e)) {
+                    // SAFETY: this task's row and head.
+                    unsafe { to.row_mut(row, self.kv_head * e, e) }.copy_from_slice(gradient);
+                }
             }
         }
     }

@@ -15,6 +15,7 @@ use super::{
     kernel::{Columns, Output, Product, Tile},
     matrix::Source,
     pack,
+    transpose::transpose,
 };
 use crate::Accumulate;
 use pulp::Arch;
@@ -25,10 +26,12 @@ use std::ops::Range;
 const DEPTH: usize = 768;
 /// Rows of the left factor that are packed at a time.
 const ROWS: usize = 1024;
+/// Most elements of the left factor that are packed at a time, for a sum as long as a vocabulary: 16 MiB.
+const PACKED: usize = 1 << 22;
 /// Most panels of the right factor that a task takes: with [`DEPTH`] they fill about half of a second-level cache.
 const PANELS: usize = 4;
 /// Most rows with which a k-major right factor is multiplied where it lies: moving it would cost more than it saves.
-const IN_PLACE: usize = 24;
+const IN_PLACE: usize = 64;
 /// Tiles of the left factor that are packed by one task.
 const TILES: usize = 4;
 /// Widened rows of the right factor that are transposed at a time, and how much of their length: they stay in the
@@ -97,49 +100,86 @@ struct Target<'a> {
     out: &'a mut [f32],
 }
 
-/// Computes the targets for [`ROWS`] rows of the left factors after the other.
+/// Computes the targets for some rows of the left factors after the other, and of them for some of the sum.
 fn run(arch: Arch, lefts: &[Factor<'_>], mode: Accumulate, targets: &mut [Target<'_>]) {
     let Some(len) = lefts.first().map(|left| left.len()).filter(|_| !targets.is_empty()) else {
         return;
     };
     for first in (0..len).step_by(ROWS) {
         let rows = first..len.min(first + ROWS);
-        let depths: usize = lefts.iter().map(|left| left.depth()).sum();
-        with_scratch(rows.len() * depths, |mut packed| {
-            let mut parts = Vec::with_capacity(lefts.len());
-            for left in lefts {
-                let part = split_off(&mut packed, rows.len() * left.depth());
-                parts.push(pack_left(Tile::of(arch), *left, rows.clone(), part));
-            }
-            multiply(arch, &parts, rows, mode, targets);
-        });
+        for slab in slabs(lefts, rows.len()) {
+            let depth: usize = slab.iter().map(|(_, depth)| depth.len()).sum();
+            with_scratch(rows.len() * depth, |mut packed| {
+                let parts: Vec<_> = slab
+                    .into_iter()
+                    .map(|(index, depth)| {
+                        let part = split_off(&mut packed, rows.len() * depth.len());
+                        (
+                            index,
+                            pack_left(Tile::of(arch), lefts[index], rows.clone(), depth, part),
+                        )
+                    })
+                    .collect();
+                multiply(arch, &parts, rows.clone(), mode, targets);
+            });
+        }
     }
 }
 
-/// Rows of a left factor, packed block of the sum after block.
-#[derive(Clone, Copy)]
+/// The blocks of all left factors' sums in order, as many at a time as are to be packed: which factor, and what of its sum.
+fn slabs(lefts: &[Factor<'_>], rows: usize) -> Vec<Vec<(usize, Range<usize>)>> {
+    let limit = (PACKED / rows).max(DEPTH);
+    let mut slabs = vec![Vec::new()];
+    let mut used = 0;
+    for (index, left) in lefts.iter().enumerate() {
+        for block in blocks(0..left.depth()) {
+            if used + block.len() > limit {
+                slabs.push(Vec::new());
+                used = 0;
+            }
+            used += block.len();
+            let slab: &mut Vec<(usize, Range<usize>)> = slabs.last_mut().expect("invariant: there is a first slab");
+            match slab.last_mut() {
+                Some((of, depth)) if *of == index => depth.end = block.end,
+                _ => slab.push((index, block)),
+            }
+        }
+    }
+    slabs
+}
+
+/// Rows of a left factor and what of their sum, packed block after block.
+#[derive(Clone)]
 pub(super) struct Packed<'a> {
     values: &'a [f32],
     rows: usize,
+    depth: Range<usize>,
 }
 
 impl<'a> Packed<'a> {
-    fn depth(self) -> usize {
-        self.values.len() / self.rows
-    }
-
-    fn block(self, block: Range<usize>) -> &'a [f32] {
-        &self.values[self.rows * block.start..self.rows * block.end]
+    fn blocks(&self) -> impl Iterator<Item = (Range<usize>, &'a [f32])> {
+        let (values, rows, start) = (self.values, self.rows, self.depth.start);
+        blocks(self.depth.clone()).map(move |block| {
+            let values = &values[rows * (block.start - start)..rows * (block.end - start)];
+            (block, values)
+        })
     }
 }
 
-/// Packs rows of the left factor into `packed`, as long as they.
-pub(super) fn pack_left<'a>(tile: Tile, left: Factor<'_>, rows: Range<usize>, packed: &'a mut [f32]) -> Packed<'a> {
+/// Packs what `depth` says of rows of the left factor into `packed`, as long as they.
+pub(super) fn pack_left<'a>(
+    tile: Tile,
+    left: Factor<'_>,
+    rows: Range<usize>,
+    depth: Range<usize>,
+    packed: &'a mut [f32],
+) -> Packed<'a> {
     let values = left.matrix.plain().expect("invariant: activations are plain f32");
     let [_, width] = left.matrix.shape();
-    for block in blocks(left.depth()) {
+    let mut left_over = &mut *packed;
+    for block in blocks(depth.clone()) {
         let depth = block.len();
-        packed[rows.len() * block.start..rows.len() * block.end]
+        split_off(&mut left_over, rows.len() * depth)
             .par_chunks_mut(TILES * tile.rows * depth)
             .enumerate()
             .for_each(|(index, tiles)| {
@@ -160,17 +200,23 @@ pub(super) fn pack_left<'a>(tile: Tile, left: Factor<'_>, rows: Range<usize>, pa
     Packed {
         values: packed,
         rows: rows.len(),
+        depth,
     }
 }
 
-fn blocks(depth: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..depth)
-        .step_by(DEPTH)
-        .map(move |start| start..depth.min(start + DEPTH))
+fn blocks(depth: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    let end = depth.end;
+    depth.step_by(DEPTH).map(move |start| start..end.min(start + DEPTH))
 }
 
 /// Multiplies packed left factors, which are the rows `rows` of the outputs, with the right ones of all targets.
-fn multiply(arch: Arch, packed: &[Packed<'_>], rows: Range<usize>, mode: Accumulate, targets: &mut [Target<'_>]) {
+fn multiply(
+    arch: Arch,
+    packed: &[(usize, Packed<'_>)],
+    rows: Range<usize>,
+    mode: Accumulate,
+    targets: &mut [Target<'_>],
+) {
     let tile = Tile::of(arch);
     let columns = |target: &Target<'_>| target.terms.first().map_or(0, |(_, right)| right.len());
     let panels: usize = targets.iter().map(|t| columns(t).div_ceil(tile.columns)).sum();
@@ -186,16 +232,19 @@ fn multiply(arch: Arch, packed: &[Packed<'_>], rows: Range<usize>, mode: Accumul
     tasks.into_par_iter().with_max_len(1).for_each(|(terms, columns, out)| {
         // SAFETY: the first of `columns` is one of the output's.
         let out = unsafe { out.at(0, columns.start) };
-        for (i, (left, right)) in terms.iter().enumerate() {
-            let add = i > 0 || mode == Accumulate::Add;
-            columns_product(arch, packed[*left], *right, columns.clone(), add, out);
+        for (i, (index, right)) in terms.iter().enumerate() {
+            for (_, left) in packed.iter().filter(|(of, _)| of == index) {
+                let first = i == 0 && left.depth.start == 0;
+                let add = mode == Accumulate::Add || !first;
+                columns_product(arch, left, *right, columns.clone(), add, out);
+            }
         }
     });
 }
 
 /// How many panels a task takes so that threads finish together: the widest tasks of those that leave the busiest thread the
 /// least to do, but two a thread where there are panels enough, to even out threads that are held up.
-fn panels_per_task(panels: usize, threads: usize) -> usize {
+pub(super) fn panels_per_task(panels: usize, threads: usize) -> usize {
     let busiest = |width: usize| panels.div_ceil(width).div_ceil(threads) * width;
     let widest = (panels / (2 * threads)).clamp(1, PANELS);
     (1..=widest).rev().min_by_key(|width| busiest(*width)).unwrap_or(1)
@@ -204,7 +253,7 @@ fn panels_per_task(panels: usize, threads: usize) -> usize {
 /// The product of packed rows with a range of the right factor's columns (those of the output).
 pub(super) fn columns_product(
     arch: Arch,
-    left: Packed<'_>,
+    left: &Packed<'_>,
     right: Factor<'_>,
     columns: Range<usize>,
     add: bool,
@@ -230,17 +279,17 @@ pub(super) fn columns_product(
 /// With the columns `columns` of k-major values, whole panels, whose steps are `stride` apart.
 fn multiply_in_place(
     arch: Arch,
-    left: Packed<'_>,
+    left: &Packed<'_>,
     values: &[f32],
     stride: usize,
     columns: Range<usize>,
     add: bool,
     out: Output,
 ) {
-    for block in blocks(left.depth()) {
+    for (i, (block, x)) in left.blocks().enumerate() {
         let values = &values[block.start * stride + columns.start..];
         arch.dispatch(Product {
-            x: left.block(block.clone()),
+            x,
             x_stride: block.len(),
             skip: 0,
             w: Columns::InPlace { values, stride },
@@ -248,24 +297,24 @@ fn multiply_in_place(
             rows: left.rows,
             columns: columns.len(),
             out,
-            add: add || block.start > 0,
+            add: add || i > 0,
         });
     }
 }
 
 /// With panels that are packed, a block of the sum at a time.
-fn multiply_packed(arch: Arch, left: Packed<'_>, right: Factor<'_>, columns: Range<usize>, add: bool, out: Output) {
+fn multiply_packed(arch: Arch, left: &Packed<'_>, right: Factor<'_>, columns: Range<usize>, add: bool, out: Output) {
     let tile = Tile::of(arch);
     let padded = columns.len().next_multiple_of(tile.columns);
-    with_scratch(padded * DEPTH.min(left.depth()), |w| {
-        for block in blocks(left.depth()) {
+    with_scratch(padded * DEPTH.min(left.depth.len()), |w| {
+        for (i, (block, x)) in left.blocks().enumerate() {
             let w = &mut w[..padded * block.len()];
             match right.summed {
                 Summed::Columns => transpose_right(tile, right.matrix, columns.clone(), block.clone(), w),
                 Summed::Rows => copy_right(tile, right.matrix, block.clone(), columns.clone(), w),
             }
             arch.dispatch(Product {
-                x: left.block(block.clone()),
+                x,
                 x_stride: block.len(),
                 skip: 0,
                 w: Columns::Panels(w),
@@ -273,7 +322,7 @@ fn multiply_packed(arch: Arch, left: Packed<'_>, right: Factor<'_>, columns: Ran
                 rows: left.rows,
                 columns: columns.len(),
                 out,
-                add: add || block.start > 0,
+                add: add || i > 0,
             });
         }
     });
@@ -296,7 +345,7 @@ fn transpose_right(tile: Tile, matrix: Source<'_>, rows: Range<usize>, block: Ra
                 let (values, stride) = matrix.part(rows, part.clone(), &mut widened);
                 let row = |r: usize| &values[r * stride..][..part.len()];
                 let out = &mut panel[(start - block.start) * tile.columns + strip..];
-                pack::transpose(height, part.len(), row, out, tile.columns);
+                transpose(height, part.len(), row, out, tile.columns);
             }
         }
     }

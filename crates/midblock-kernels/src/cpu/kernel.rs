@@ -207,27 +207,30 @@ fn tile<'a, S: Simd, const M: usize>(simd: S, x: &[f32], w: impl Iterator<Item =
 
 #[inline(always)]
 fn store<S: Simd, const M: usize>(simd: S, acc: Accumulators<S, M>, out: Output, columns: usize, add: bool) {
+    if columns < VECTORS * S::F32_LANES {
+        return store_part(simd, acc, out, columns, add);
+    }
     for (m, acc) in acc.into_iter().enumerate() {
-        for (v, mut value) in acc.into_iter().enumerate() {
-            let from = v * S::F32_LANES;
-            if from >= columns {
-                break;
+        // SAFETY: `Output::new`'s promise; m < rows, and the panel's columns exist.
+        let row = unsafe { out.row_mut(m, 0, VECTORS * S::F32_LANES) };
+        let (row, _) = S::as_mut_simd_f32s(row);
+        for (out, value) in row.iter_mut().zip(acc) {
+            *out = if add { simd.add_f32s(*out, value) } else { value };
+        }
+    }
+}
+
+/// The first `columns` of a panel.
+#[inline(always)]
+fn store_part<S: Simd, const M: usize>(simd: S, acc: Accumulators<S, M>, out: Output, columns: usize, add: bool) {
+    for (m, acc) in acc.into_iter().enumerate() {
+        // SAFETY: `Output::new`'s promise; m < rows.
+        let row = unsafe { out.row_mut(m, 0, columns) };
+        for (out, mut value) in row.chunks_mut(S::F32_LANES).zip(acc) {
+            if add {
+                value = simd.add_f32s(simd.partial_load_f32s(out), value);
             }
-            let len = S::F32_LANES.min(columns - from);
-            // SAFETY: `Output::new`'s promise; m < rows and from + len <= columns.
-            let slice = unsafe { out.row_mut(m, from, len) };
-            if len == S::F32_LANES {
-                let (slice, _) = S::as_mut_simd_f32s(slice);
-                if add {
-                    value = simd.add_f32s(slice[0], value);
-                }
-                slice[0] = value;
-            } else {
-                if add {
-                    value = simd.add_f32s(simd.partial_load_f32s(slice), value);
-                }
-                simd.partial_store_f32s(slice, value);
-            }
+            simd.partial_store_f32s(out, value);
         }
     }
 }

@@ -45,7 +45,7 @@ fn chunk(arch: Arch, x: &[f32], head: &CpuMatrix, targets: &[u32]) -> Vec<f64> {
     with_scratch(x.len(), |packed| {
         let left = Factor::values(x, [rows, dim], Summed::Columns);
         let right = Factor::new(head.source(), Summed::Columns);
-        let packed = gemm::pack_left(tile, left, 0..rows, packed);
+        let packed = gemm::pack_left(tile, left, 0..rows, 0..dim, packed);
         slices
             .par_chunks_mut(rows)
             .with_max_len(1)
@@ -56,7 +56,7 @@ fn chunk(arch: Arch, x: &[f32], head: &CpuMatrix, targets: &[u32]) -> Vec<f64> {
                 with_scratch(rows * columns.len(), |logits| {
                     // SAFETY: the scratch is this task's alone.
                     let out = unsafe { Output::new(logits, columns.len()) };
-                    gemm::columns_product(arch, packed, right, columns.clone(), false, out);
+                    gemm::columns_product(arch, &packed, right, columns.clone(), false, out);
                     for ((logits, slice), target) in logits.chunks_exact(columns.len()).zip(slices).zip(targets) {
                         *slice = arch.dispatch(Reduce(logits));
                         slice.target = (*target as usize)

@@ -16,6 +16,9 @@ mod optimizer;
 mod pack;
 mod rope;
 mod rows;
+#[cfg(test)]
+mod tests;
+mod transpose;
 mod vector;
 
 pub use buffer::CpuBuffer;

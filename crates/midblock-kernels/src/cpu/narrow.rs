@@ -8,7 +8,7 @@ use super::{
     gemm::{self, Factor},
     kernel::{Output, Tile},
     matrix::Source,
-    pack,
+    transpose::transpose,
 };
 use crate::Accumulate;
 use pulp::{Arch, Simd, WithSimd};
@@ -18,8 +18,6 @@ use rayon::prelude::*;
 pub(super) const COLUMNS: usize = 64;
 /// Rows of x in a task.
 const ROWS: usize = 48;
-/// Panels of the wide factor in a task.
-const PANELS: usize = 4;
 
 /// `out (+)= x · Wᵀ`: x (rows, k), w (n, k), out (rows, n).
 pub(super) fn product(arch: Arch, x: &[f32], w: Source<'_>, mode: Accumulate, out: &mut [f32]) {
@@ -36,7 +34,7 @@ pub(super) fn product_of_columns(arch: Arch, x: &[f32], w: Source<'_>, mode: Acc
     with_scratch(2 * n * k, |scratch| {
         let (widened, turned) = scratch.split_at_mut(n * k);
         let (w, _) = w.part(0..n, 0..k, widened);
-        pack::transpose(n, k, |r| &w[r * k..][..k], turned, n);
+        transpose(n, k, |r| &w[r * k..][..k], turned, n);
         dots(arch, x, turned, n, mode, out);
     });
 }
@@ -61,21 +59,22 @@ fn dots(arch: Arch, x: &[f32], w: &[f32], depth: usize, mode: Accumulate, out: &
 pub(super) fn transposed(arch: Arch, wide: Factor<'_>, narrow: Factor<'_>, mode: Accumulate, out: &mut [f32]) {
     let (k, rows) = (narrow.len(), narrow.depth());
     let tile = Tile::of(arch);
-    let width = PANELS * tile.columns;
+    let panels = wide.len().div_ceil(tile.columns);
+    let width = gemm::panels_per_task(panels, rayon::current_num_threads()) * tile.columns;
     with_scratch(k * rows, |packed| {
-        let packed = gemm::pack_left(tile, narrow, 0..k, packed);
+        let packed = gemm::pack_left(tile, narrow, 0..k, 0..rows, packed);
         out.par_chunks_mut(width * k).enumerate().for_each(|(index, out)| {
             let columns = index * width..index * width + out.len() / k;
             with_scratch(2 * out.len(), |scratch| {
                 let (product, turned) = scratch.split_at_mut(out.len());
                 // SAFETY: borrowed until the product is done.
                 let target = unsafe { Output::new(product, columns.len()) };
-                gemm::columns_product(arch, packed, wide, columns.clone(), false, target);
+                gemm::columns_product(arch, &packed, wide, columns.clone(), false, target);
                 let row = |r: usize| &product[r * columns.len()..][..columns.len()];
                 if mode == Accumulate::Write {
-                    pack::transpose(k, columns.len(), row, out, k);
+                    transpose(k, columns.len(), row, out, k);
                 } else {
-                    pack::transpose(k, columns.len(), row, turned, k);
+                    transpose(k, columns.len(), row, turned, k);
                     out.iter_mut().zip(turned).for_each(|(out, turned)| *out += *turned);
                 }
             });

@@ -5,10 +5,7 @@
 //! last one padded with zeros. What comes as rows along the summed dimension is transposed; what comes step by step along it
 //! is k-major already and only moved.
 
-use super::kernel::Tile;
-
-/// Elements of a row that are transposed before the next rows' turn: a cache line, so that each is fetched once.
-const LINE: usize = 16;
+use super::{kernel::Tile, transpose::transpose};
 
 /// Packs the rows `0..rows`, `depth` long each, into `out`, `rows · depth` long.
 pub(super) fn rows<'a>(tile: Tile, rows: usize, row: impl Fn(usize) -> &'a [f32], out: &mut [f32]) {
@@ -51,12 +48,15 @@ pub(super) fn columns<'a>(
 /// Packs rows of which `step(k)` holds the elements at k, into `out`, `rows · depth` long.
 pub(super) fn rows_by_step<'a>(tile: Tile, depth: usize, step: impl Fn(usize) -> &'a [f32], out: &mut [f32]) {
     let rows = out.len() / depth;
+    let whole = rows / tile.rows * tile.rows;
+    let (tiles, rest) = out.split_at_mut(whole * depth);
     for k in 0..depth {
-        let values = step(k);
+        let (values, left_over) = step(k)[..rows].split_at(whole);
+        spread(tile.rows, depth, k, values, tiles);
         let mut first = 0;
-        while first < rows {
-            let height = tile.height(rows - first);
-            out[first * depth + k * height..][..height].copy_from_slice(&values[first..][..height]);
+        while first < left_over.len() {
+            let height = tile.height(left_over.len() - first);
+            rest[first * depth + k * height..][..height].copy_from_slice(&left_over[first..][..height]);
             first += height;
         }
     }
@@ -64,77 +64,38 @@ pub(super) fn rows_by_step<'a>(tile: Tile, depth: usize, step: impl Fn(usize) ->
 
 /// Puts `values`, the elements of all columns at step `k` of `depth`, into their panels.
 pub(super) fn step_of_columns(tile: Tile, depth: usize, k: usize, values: &[f32], panels: &mut [f32]) {
-    for (values, panel) in values
-        .chunks(tile.columns)
-        .zip(panels.chunks_exact_mut(tile.columns * depth))
-    {
-        let step = &mut panel[k * tile.columns..][..tile.columns];
-        step[..values.len()].copy_from_slice(values);
-        step[values.len()..].fill(0.0);
+    let whole = values.len() / tile.columns * tile.columns;
+    let (values, left_over) = values.split_at(whole);
+    let (panels, last) = panels.split_at_mut(whole * depth);
+    spread(tile.columns, depth, k, values, panels);
+    if !left_over.is_empty() {
+        let step = &mut last[k * tile.columns..][..tile.columns];
+        step[..left_over.len()].copy_from_slice(left_over);
+        step[left_over.len()..].fill(0.0);
     }
 }
 
-/// `out[k · stride + r] = row(r)[k]` for `r < rows`, `k < depth`.
-pub(super) fn transpose<'a>(
-    rows: usize,
-    depth: usize,
-    row: impl Fn(usize) -> &'a [f32],
-    out: &mut [f32],
-    stride: usize,
-) {
-    let whole = depth - depth % 4;
-    for start in (0..depth).step_by(LINE) {
-        let end = depth.min(start + LINE);
-        for first in (0..rows - rows % 4).step_by(4) {
-            let four = [row(first), row(first + 1), row(first + 2), row(first + 3)];
-            let [a, b, c, d] = four.map(|r| r[..depth].as_ptr());
-            for k in (start..end.min(whole)).step_by(4) {
-                let block = &mut out[k * stride + first..][..3 * stride + 4];
-                // SAFETY: k + 4 <= depth, the length of each row; the block of `out` was just cut.
-                unsafe { transpose_four([a.add(k), b.add(k), c.add(k), d.add(k)], block.as_mut_ptr(), stride) };
-            }
-            for k in whole.max(start)..end {
-                out[k * stride + first..][..4].copy_from_slice(&four.map(|r| r[k]));
-            }
-        }
-        for r in rows - rows % 4..rows {
-            for (k, value) in row(r)[..depth].iter().enumerate().take(end).skip(start) {
-                out[k * stride + r] = *value;
-            }
+/// `out[(i · depth + k) · width ..] = values[i · width ..]` for each whole `width`; the usual widths have their own code.
+fn spread(width: usize, depth: usize, k: usize, values: &[f32], out: &mut [f32]) {
+    fn fixed<const WIDTH: usize>(depth: usize, k: usize, values: &[f32], out: &mut [f32]) {
+        let (values, _) = values.as_chunks::<WIDTH>();
+        for (values, out) in values
+            .iter()
+            .zip(out.as_chunks_mut::<WIDTH>().0.chunks_exact_mut(depth))
+        {
+            out[k] = *values;
         }
     }
-}
-
-/// A 4 × 4 block in vector registers (SSE is part of every x86-64).
-///
-/// # Safety
-/// Each pointer of `rows` is good for four reads, and `out` for four writes at 0, `stride`, 2 · `stride` and 3 · `stride`.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-unsafe fn transpose_four([a, b, c, d]: [*const f32; 4], out: *mut f32, stride: usize) {
-    use std::arch::x86_64::{_MM_TRANSPOSE4_PS, _mm_loadu_ps, _mm_storeu_ps};
-    // SAFETY: the caller's promise.
-    unsafe {
-        let [mut a, mut b, mut c, mut d] = [_mm_loadu_ps(a), _mm_loadu_ps(b), _mm_loadu_ps(c), _mm_loadu_ps(d)];
-        _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
-        _mm_storeu_ps(out, a);
-        _mm_storeu_ps(out.add(stride), b);
-        _mm_storeu_ps(out.add(2 * stride), c);
-        _mm_storeu_ps(out.add(3 * stride), d);
-    }
-}
-
-/// A 4 × 4 block.
-///
-/// # Safety
-/// Each pointer of `rows` is good for four reads, and `out` for four writes at 0, `stride`, 2 · `stride` and 3 · `stride`.
-#[cfg(not(target_arch = "x86_64"))]
-#[inline(always)]
-unsafe fn transpose_four(rows: [*const f32; 4], out: *mut f32, stride: usize) {
-    for k in 0..4 {
-        for (r, row) in rows.into_iter().enumerate() {
-            // SAFETY: the caller's promise.
-            unsafe { *out.add(k * stride + r) = *row.add(k) };
+    match width {
+        32 => fixed::<32>(depth, k, values, out),
+        16 => fixed::<16>(depth, k, values, out),
+        12 => fixed::<12>(depth, k, values, out),
+        8 => fixed::<8>(depth, k, values, out),
+        6 => fixed::<6>(depth, k, values, out),
+        _ => {
+            for (i, values) in values.chunks_exact(width).enumerate() {
+                out[(i * depth + k) * width..][..width].copy_from_slice(values);
+            }
         }
     }
 }

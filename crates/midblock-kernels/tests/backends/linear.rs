@@ -100,6 +100,13 @@ fn products_across_blocks_of_rows_and_of_the_sum() {
     }
 }
 
+/// A sum so long that its left factor is packed in several parts.
+#[test]
+fn products_over_a_vocabulary() {
+    close(any_dx(1024, &[4200, 300], 66, 7, Accumulate::Add), 4500, 8.0);
+    close(any_dw(4500, [1024, 66], 8, Accumulate::Write), 4500, 8.0);
+}
+
 /// Ranks of adapters: as width, as depth and as both outer dimensions of the gradients.
 #[test]
 fn narrow_products() {

@@ -5,10 +5,11 @@ mod provenance;
 pub mod summary;
 mod table;
 mod tables;
+mod trained;
+pub mod training;
 mod words;
 
 pub use table::table;
-pub mod training;
 
 use crate::{
     Result,

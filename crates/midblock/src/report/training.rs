@@ -6,12 +6,13 @@
 use super::{
     html::{escape, frame, warnings},
     provenance::{Foot, command, count, day, duration, footer},
+    trained,
     words::number,
 };
 use crate::{
     Error, Result,
     run::{DONE, REPORT_HTML, write_bytes},
-    train::{Ending, Evaluation, Line, Purpose, StepMetrics, TrainedBlock, Training, TrainingRun},
+    train::{Ending, Evaluation, Line, Purpose, StepMetrics, Training, TrainingRun},
 };
 use serde_json::{Value, json};
 use std::path::Path;
@@ -61,7 +62,7 @@ pub fn render(run: &TrainingRun) -> String {
         warnings(&run.info.run),
         summary(run, &curves),
         charts(&curves),
-        selection(&run.info.training),
+        trained::section(&run.info.training),
         "</main>\n".to_owned(),
         footer(&run.info.run, &FOOT),
     ];
@@ -234,6 +235,18 @@ pub fn key_numbers(run: &TrainingRun) -> Vec<(&'static str, String)> {
         "trained parameters",
         format!("{} ({share:.2} %)", count(training.trained_parameters)),
     ));
+    rows.extend(amounts(steps));
+    if let Some(peak) = run.info.run.peak_private_bytes {
+        rows.push((
+            "private memory after a step, at most",
+            format!("{:.0} MiB", peak as f64 / f64::from(1 << 20)),
+        ));
+    }
+    rows
+}
+
+/// How much was trained on, and how fast.
+fn amounts(steps: &[&StepMetrics]) -> Vec<(&'static str, String)> {
     let (tokens, trained, seconds) = steps.iter().fold((0, 0, 0.0), |(tokens, trained, seconds), step| {
         (
             tokens + step.tokens,
@@ -241,7 +254,7 @@ pub fn key_numbers(run: &TrainingRun) -> Vec<(&'static str, String)> {
             seconds + step.seconds,
         )
     });
-    rows.push((
+    let mut rows = vec![(
         "steps and tokens",
         format!(
             "{}; {} tokens, {} in the loss",
@@ -249,7 +262,7 @@ pub fn key_numbers(run: &TrainingRun) -> Vec<(&'static str, String)> {
             count(tokens as u64),
             count(trained as u64)
         ),
-    ));
+    )];
     if seconds > 0.0 {
         rows.push((
             "speed of the steps",
@@ -260,12 +273,6 @@ pub fn key_numbers(run: &TrainingRun) -> Vec<(&'static str, String)> {
             ),
         ));
         rows.push(("time of the steps", duration(seconds)));
-    }
-    if let Some(peak) = run.info.run.peak_private_bytes {
-        rows.push((
-            "private memory after a step, at most",
-            format!("{:.0} MiB", peak as f64 / f64::from(1 << 20)),
-        ));
     }
     rows
 }
@@ -329,65 +336,6 @@ fn evaluations(curves: &Curves<'_>) -> String {
         "<details><summary>Evaluations</summary><table><thead><tr><th scope=\"col\">step</th><th scope=\"col\" class=\"number\">epoch</th>\
          <th scope=\"col\" class=\"number\">loss, nats</th><th scope=\"col\"></th></tr></thead><tbody>{rows}</tbody></table></details>"
     )
-}
-
-/// What was trained, as bars without JavaScript and as a table.
-fn selection(training: &Training) -> String {
-    let blocks = &training.blocks;
-    let most = blocks.iter().map(|block| block.parameters).max().unwrap_or(0).max(1) as f64;
-    let width = 300.0 / blocks.len().max(1) as f64;
-    let bars: String = blocks
-        .iter()
-        .enumerate()
-        .map(|(index, block)| {
-            let height = (40.0 * block.parameters as f64 / most).max(0.8);
-            let class = if block.parameters > 0 { "stable" } else { "rest" };
-            format!(
-                "<rect class=\"{class}\" x=\"{:.2}\" y=\"{:.2}\" width=\"{:.2}\" height=\"{height:.2}\"><title>block {index}: {}</title></rect>",
-                width * (index as f64 + 0.1),
-                40.0 - height,
-                width * 0.8,
-                escape(&block_words(block)),
-            )
-        })
-        .collect();
-    let rows: String = blocks
-        .iter()
-        .enumerate()
-        .map(|(index, block)| {
-            let rank = block.rank.map_or("–".to_owned(), |rank| rank.to_string());
-            format!(
-                "<tr><th scope=\"row\">{index}</th><td class=\"number\">{rank}</td><td class=\"number\">{}</td><td>{}</td></tr>",
-                count(block.parameters),
-                escape(&block.parts.join(", ")),
-            )
-        })
-        .collect();
-    let trained = blocks.iter().filter(|block| block.parameters > 0).count();
-    let outside = match &training.outside[..] {
-        [] => String::new(),
-        names => format!(" Besides: {}.", escape(&names.join(", "))),
-    };
-    format!(
-        "<section id=\"selection\"><h2>What was trained</h2><article class=\"finding\"><p class=\"verdict\">{trained} of {} blocks train; \
-         backward ends at block {}.{outside}</p><figure class=\"strip\"><svg viewBox=\"0 0 300 40\" preserveAspectRatio=\"none\" role=\"img\" \
-         aria-label=\"Trained parameters of each block\">{bars}</svg><figcaption><span>block 0</span><span>trained parameters</span>\
-         <span>block {}</span></figcaption></figure><details><summary>Table</summary><div class=\"scroll\"><table><thead><tr><th scope=\"col\">block (0-based)</th>\
-         <th scope=\"col\" class=\"number\">rank</th><th scope=\"col\" class=\"number\">parameters</th><th scope=\"col\">parts</th></tr></thead>\
-         <tbody>{rows}</tbody></table></div></details></article></section>\n",
-        blocks.len(),
-        training.first_block,
-        blocks.len().saturating_sub(1),
-    )
-}
-
-/// "rank 13 on self_attn.q_proj, …", "frozen".
-fn block_words(block: &TrainedBlock) -> String {
-    match (block.parameters, block.rank) {
-        (0, _) => "frozen".to_owned(),
-        (_, Some(rank)) => format!("rank {rank} on {}", block.parts.join(", ")),
-        _ => format!("{} parameters themselves", count(block.parameters)),
-    }
 }
 
 /// What the script draws: columns of the steps and of the evaluations.

@@ -18,6 +18,11 @@ impl Modules {
         Self(vec!["attention".to_owned()])
     }
 
+    /// All seven linear layers.
+    pub fn all_linear() -> Self {
+        Self(vec!["all-linear".to_owned()])
+    }
+
     /// The chosen linear layers of the given blocks, as (block, part), sorted.
     ///
     /// # Errors

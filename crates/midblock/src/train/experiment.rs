@@ -1,11 +1,14 @@
 //! A configuration with everything it names opened: model, data, selection. Nothing is trained or written yet.
 
-use super::{Batching, Identity, Item, Length, PrefixOptions, Schedule, StepOptions, Timeline, untrained::untrained};
+use super::{
+    Batching, Identity, Item, Length, PrefixOptions, Schedule, StepOptions, Timeline, gradient_norms,
+    untrained::untrained,
+};
 use crate::{
     Error, Result,
     adapt::{Kind, LoraOptions, Plan, Recipe},
     checkpoint::Checkpoint,
-    config::{AdaptKind, Config, DataSource},
+    config::{AdaptKind, Config},
     hub::{HubOptions, OnTransfer},
     model::Architecture,
     rng,
@@ -15,6 +18,7 @@ use crate::{
         BatchPlan, ChatTemplate, Grouping, Order, Tokenizer, TrainingFormatOptions, TrainingSample, TrainingSet, data,
     },
 };
+use midblock_kernels::Backend;
 use rand::seq::index::sample;
 use serde::{Deserialize, Serialize};
 use std::{path::Path, time::SystemTime};
@@ -72,130 +76,78 @@ pub struct Experiment {
 }
 
 impl Experiment {
-    /// Opens what a resolved configuration names. `now` is the time that chat templates see: the start of the run.
+    /// Opens what a resolved configuration names. `now` is the time that chat templates see: the start of the run. `backend`
+    /// computes only for a choice of blocks by their gradients.
     ///
     /// # Errors
     /// Whatever is wrong with checkpoint, data or selection.
-    pub fn prepare(config: Config, hub: &HubOptions, on_transfer: OnTransfer<'_>, now: SystemTime) -> Result<Self> {
+    pub fn prepare<B: Backend>(
+        backend: &B,
+        config: Config,
+        hub: &HubOptions,
+        on_transfer: OnTransfer<'_>,
+        now: SystemTime,
+    ) -> Result<Self> {
         let checkpoint = match &config.model.new {
             Some(new) => untrained(&config, new, hub, on_transfer)?,
             None => Checkpoint::open(&config.model.base, hub, on_transfer)?,
         };
         let architecture = Architecture::resolve(checkpoint.config())?;
-        let plan = Plan::resolve(
-            &architecture,
-            &recipe(&config),
-            scores(&config, &architecture)?.as_deref(),
-        )?;
+        let resolve = |scores: Option<&[f64]>| Plan::resolve(&architecture, &recipe(&config), scores);
+        let strategy = config.select.layers.as_ref().and_then(Layers::needs_scores);
+        let early = match strategy {
+            Some(Strategy::Gradient) => None, // it needs the data
+            strategy => Some(resolve(scores(strategy, &config, &architecture)?.as_deref())?),
+        };
         let tokenizer = Tokenizer::of(&checkpoint)?;
         let template = match &config.data.template {
             Some(path) => Some(ChatTemplate::from_file(path, &tokenizer, now)?),
             None => ChatTemplate::of(&checkpoint, &tokenizer, now)?,
         };
-        let mut experiment = Self {
+        let mut loaded = Loaded::default();
+        for (purpose, sources) in [
+            (Purpose::Train, &config.data.train),
+            (Purpose::Evaluation, &config.data.eval),
+        ] {
+            for source in sources {
+                let files = data::resolve(&source.0.source, hub, on_transfer)?;
+                let options = format_options(&config, purpose);
+                let set = TrainingSet::load(&source.0, &files, &options, &tokenizer, template.as_ref())?;
+                check_ids(&set, &architecture)?;
+                loaded.add(purpose, set)?;
+            }
+        }
+        loaded.hold_out(&config)?;
+        let plan = match early {
+            Some(plan) => plan,
+            None => {
+                let seed = config.train.seed;
+                resolve(Some(&gradient_norms(
+                    backend,
+                    &checkpoint,
+                    &architecture,
+                    &loaded.train,
+                    seed,
+                )?))?
+            }
+        };
+        let Loaded {
+            train,
+            eval,
+            counts,
+            datasets,
+        } = loaded;
+        Ok(Self {
             config,
             checkpoint,
             architecture,
             tokenizer,
             plan,
-            train: Vec::new(),
-            eval: Vec::new(),
-            counts: Vec::new(),
-            datasets: Vec::new(),
-        };
-        for purpose in [Purpose::Train, Purpose::Evaluation] {
-            for source in experiment.sources(purpose) {
-                let files = data::resolve(&source.0.source, hub, on_transfer)?;
-                let options = experiment.format_options(purpose);
-                let set = TrainingSet::load(&source.0, &files, &options, &experiment.tokenizer, template.as_ref())?;
-                experiment.add(purpose, set)?;
-            }
-        }
-        experiment.hold_out()?;
-        Ok(experiment)
-    }
-
-    fn sources(&self, purpose: Purpose) -> Vec<DataSource> {
-        match purpose {
-            Purpose::Train => self.config.data.train.clone(),
-            Purpose::Evaluation => self.config.data.eval.clone(),
-        }
-    }
-
-    fn format_options(&self, purpose: Purpose) -> TrainingFormatOptions {
-        let data = &self.config.data;
-        TrainingFormatOptions {
-            format: data.format,
-            loss_on: data.loss_on,
-            max_length: data.max_length,
-            long: data.long,
-            samples: match purpose {
-                Purpose::Train => data.samples,
-                Purpose::Evaluation => data.eval_samples,
-            },
-            seed: self.config.train.seed,
-        }
-    }
-
-    /// Records a data set and takes its sequences over.
-    fn add(&mut self, purpose: Purpose, set: TrainingSet) -> Result<()> {
-        check_ids(&set, &self.architecture)?;
-        self.counts.push(DataCount {
-            name: set.name.clone(),
-            purpose,
-            sequences: set.samples.len(),
-            tokens: set.tokens(),
-            trained_tokens: set.trained_tokens(),
-            hash: set.hash().to_hex().to_string(),
-        });
-        let skipped = set.skipped.iter().map(|skipped| Skipped {
-            sample: format!("{}:{}", skipped.file, skipped.row),
-            reason: skipped.reason.to_string(),
-        });
-        self.datasets.push(DatasetInfo {
-            name: set.name.clone(),
-            source: set.path.clone(),
-            format: set.format.name().to_owned(),
-            files: set.files.iter().map(|path| FileHash::of(path)).collect::<Result<_>>()?,
-            samples_total: set.total_rows,
-            samples_used: set.samples.len(),
-            token_samples_used: 0,
-            samples_truncated: set.truncated,
-            tokens: set.tokens() as u64,
-            skipped: skipped.collect(),
-        });
-        match purpose {
-            Purpose::Train => self.train.extend(set.samples),
-            Purpose::Evaluation => self.eval.extend(set.samples),
-        }
-        Ok(())
-    }
-
-    /// Moves `eval_share` of the training sequences, drawn from the stream "hold out", to the evaluation.
-    fn hold_out(&mut self) -> Result<()> {
-        let share = self.config.data.eval_share;
-        if share == 0.0 {
-            return Ok(());
-        }
-        let total = self.train.len();
-        let count = ((share * total as f64).round() as usize).max(1);
-        if count >= total {
-            return Err(Error::Argument {
-                what: "data.eval_share".into(),
-                value: share.to_string(),
-                problem: format!("it leaves none of the {total} sequences to train on"),
-                help: "hold out less, or give more data".into(),
-            });
-        }
-        let mut held: Vec<bool> = vec![false; total];
-        let mut random = rng::stream(self.config.train.seed, "hold out", &[]);
-        sample(&mut random, total, count)
-            .into_iter()
-            .for_each(|index| held[index] = true);
-        for (sample, held) in std::mem::take(&mut self.train).into_iter().zip(held) {
-            if held { &mut self.eval } else { &mut self.train }.push(sample);
-        }
-        Ok(())
+            train,
+            eval,
+            counts,
+            datasets,
+        })
     }
 
     /// The steps of the run.
@@ -294,6 +246,92 @@ impl Experiment {
     }
 }
 
+/// The data of an experiment.
+#[derive(Default)]
+struct Loaded {
+    train: Vec<TrainingSample>,
+    eval: Vec<TrainingSample>,
+    counts: Vec<DataCount>,
+    datasets: Vec<DatasetInfo>,
+}
+
+impl Loaded {
+    /// Records a data set and takes its sequences over.
+    fn add(&mut self, purpose: Purpose, set: TrainingSet) -> Result<()> {
+        self.counts.push(DataCount {
+            name: set.name.clone(),
+            purpose,
+            sequences: set.samples.len(),
+            tokens: set.tokens(),
+            trained_tokens: set.trained_tokens(),
+            hash: set.hash().to_hex().to_string(),
+        });
+        let skipped = set.skipped.iter().map(|skipped| Skipped {
+            sample: format!("{}:{}", skipped.file, skipped.row),
+            reason: skipped.reason.to_string(),
+        });
+        self.datasets.push(DatasetInfo {
+            name: set.name.clone(),
+            source: set.path.clone(),
+            format: set.format.name().to_owned(),
+            files: set.files.iter().map(|path| FileHash::of(path)).collect::<Result<_>>()?,
+            samples_total: set.total_rows,
+            samples_used: set.samples.len(),
+            token_samples_used: 0,
+            samples_truncated: set.truncated,
+            tokens: set.tokens() as u64,
+            skipped: skipped.collect(),
+        });
+        match purpose {
+            Purpose::Train => self.train.extend(set.samples),
+            Purpose::Evaluation => self.eval.extend(set.samples),
+        }
+        Ok(())
+    }
+
+    /// Moves `eval_share` of the training sequences, drawn from the stream "hold out", to the evaluation.
+    fn hold_out(&mut self, config: &Config) -> Result<()> {
+        let share = config.data.eval_share;
+        if share == 0.0 {
+            return Ok(());
+        }
+        let total = self.train.len();
+        let count = ((share * total as f64).round() as usize).max(1);
+        if count >= total {
+            return Err(Error::Argument {
+                what: "data.eval_share".into(),
+                value: share.to_string(),
+                problem: format!("it leaves none of the {total} sequences to train on"),
+                help: "hold out less, or give more data".into(),
+            });
+        }
+        let mut held: Vec<bool> = vec![false; total];
+        let mut random = rng::stream(config.train.seed, "hold out", &[]);
+        sample(&mut random, total, count)
+            .into_iter()
+            .for_each(|index| held[index] = true);
+        for (sample, held) in std::mem::take(&mut self.train).into_iter().zip(held) {
+            if held { &mut self.eval } else { &mut self.train }.push(sample);
+        }
+        Ok(())
+    }
+}
+
+fn format_options(config: &Config, purpose: Purpose) -> TrainingFormatOptions {
+    let data = &config.data;
+    TrainingFormatOptions {
+        format: data.format,
+        loss_on: data.loss_on,
+        max_length: data.max_length,
+        long: data.long,
+        samples: match purpose {
+            Purpose::Train => data.samples,
+            Purpose::Evaluation => data.eval_samples,
+        },
+        seed: config.train.seed,
+    }
+}
+
 /// The selection of a resolved configuration.
 fn recipe(config: &Config) -> Recipe {
     let adapt = &config.adapt;
@@ -316,17 +354,11 @@ fn recipe(config: &Config) -> Recipe {
 }
 
 /// A number for each block, for choices that an analysis makes.
-fn scores(config: &Config, architecture: &Architecture) -> Result<Option<Vec<f64>>> {
-    let strategy = config.select.layers.as_ref().and_then(Layers::needs_scores);
-    let (Some(strategy), Some(from)) = (strategy.filter(|s| s.metric().is_some()), &config.select.from) else {
+fn scores(strategy: Option<Strategy>, config: &Config, architecture: &Architecture) -> Result<Option<Vec<f64>>> {
+    let (Some(strategy), Some(from)) = (strategy, &config.select.from) else {
         return Ok(None);
     };
-    let scores = Strategy::scores(
-        strategy,
-        &Run::open(from)?,
-        &from.display().to_string(),
-        architecture.blocks,
-    );
+    let scores = strategy.scores(&Run::open(from)?, &from.display().to_string(), architecture.blocks);
     scores.map(Some)
 }
 

@@ -207,13 +207,15 @@ impl Fit<'_> {
         position.step += 1;
         position.tokens += tokens as u64;
         position.seconds += seconds;
+        let id = |&index: &usize| self.train[index].sample.id.clone();
+        let samples = plan.iter().map(|indices| indices.iter().map(id).collect()).collect();
         let metrics = StepMetrics {
             step: position.step,
             epoch: self.timeline.epochs_after(position.step),
             loss: sum.nats / sum.tokens as f64,
             lr: info.lr,
             gradient_norm: report.gradient_norm,
-            sequences: all.len(),
+            samples,
             tokens,
             trained_tokens: sum.tokens,
             seconds,

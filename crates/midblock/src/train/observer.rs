@@ -17,9 +17,9 @@ pub struct StepMetrics {
     pub lr: f64,
     /// Norm of the gradient before clipping.
     pub gradient_norm: f64,
-    /// Sequences of the step.
-    pub sequences: usize,
-    /// Their tokens.
+    /// The samples of each micro-batch, `file:row`: with the learning rates, what it takes to make the run again elsewhere.
+    pub samples: Vec<Vec<String>>,
+    /// Tokens of the step.
     pub tokens: usize,
     /// Those of them in the loss.
     pub trained_tokens: usize,

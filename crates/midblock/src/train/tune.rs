@@ -157,53 +157,12 @@ fn describe_run(
     folder: &TrainingFolder,
     files: Vec<FileHash>,
     timeline: &Timeline,
-    mut warnings: Vec<String>,
+    warnings: Vec<String>,
 ) -> TrainingInfo {
-    let Experiment {
-        config,
-        checkpoint,
-        architecture,
-        plan,
-        ..
-    } = experiment;
-    let now = SystemTime::now();
+    let (plan, architecture) = (&experiment.plan, &experiment.architecture);
     let started = folder.earlier().map(|earlier| earlier.training.started_unix_s);
-    let started = started.map_or(now, |seconds| UNIX_EPOCH + Duration::from_secs(seconds));
-    for set in experiment.datasets.iter().filter(|set| !set.skipped.is_empty()) {
-        let (name, skipped, total) = (&set.name, set.skipped.len(), set.samples_total);
-        warnings.push(format!(
-            "{name}: {skipped} of {total} rows could not be used; run.json names each"
-        ));
-    }
+    let started = started.map_or_else(SystemTime::now, |seconds| UNIX_EPOCH + Duration::from_secs(seconds));
     let outside = plan.entries.iter().filter(|entry| entry.id.block().is_none());
-    let model = ModelInfo {
-        name: "base".to_owned(),
-        label: checkpoint.label().to_owned(),
-        path: checkpoint.path().to_path_buf(),
-        files,
-        architecture: describe::summary(architecture),
-        parameters: architecture.parameters() as u64,
-        blocks: architecture.blocks,
-    };
-    let run = RunInfo {
-        midblock_run_schema: run::SCHEMA,
-        midblock_version: env!("CARGO_PKG_VERSION").to_owned(),
-        command_line: std::env::args().collect(),
-        config: json!(config),
-        models: vec![model],
-        datasets: experiment.datasets.clone(),
-        seeds: vec![Seed {
-            purpose: "samples, order, dropout, adapters".to_owned(),
-            seed: config.train.seed,
-        }],
-        threads: rayon::current_num_threads(),
-        machine: Machine::this(),
-        started_at: run::timestamp_utc(started),
-        finished_at: String::new(),
-        timings: Vec::new(),
-        peak_private_bytes: None,
-        warnings,
-    };
     let training = Training {
         started_unix_s: started.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
         blocks: trained_blocks(plan, architecture),
@@ -221,7 +180,45 @@ fn describe_run(
             Kind::Full => MODEL.to_owned(),
         },
     };
+    let run = run_info(experiment, files, started, warnings);
     TrainingInfo { run, training }
+}
+
+/// What every run says of itself.
+fn run_info(experiment: &Experiment, files: Vec<FileHash>, started: SystemTime, mut warnings: Vec<String>) -> RunInfo {
+    let (checkpoint, architecture) = (&experiment.checkpoint, &experiment.architecture);
+    for set in experiment.datasets.iter().filter(|set| !set.skipped.is_empty()) {
+        let (name, skipped, total) = (&set.name, set.skipped.len(), set.samples_total);
+        warnings.push(format!(
+            "{name}: {skipped} of {total} rows could not be used; run.json names each"
+        ));
+    }
+    let model = ModelInfo {
+        name: "base".to_owned(),
+        label: checkpoint.label().to_owned(),
+        path: checkpoint.path().to_path_buf(),
+        files,
+        architecture: describe::summary(architecture),
+        parameters: architecture.parameters() as u64,
+        blocks: architecture.blocks,
+    };
+    RunInfo {
+        midblock_run_schema: run::SCHEMA,
+        midblock_version: env!("CARGO_PKG_VERSION").to_owned(),
+        command_line: std::env::args().collect(),
+        config: json!(experiment.config),
+        models: vec![model],
+        datasets: experiment.datasets.clone(),
+        seeds: vec![Seed {
+            purpose: "samples, order, dropout, adapters".to_owned(),
+            seed: experiment.config.train.seed,
+        }],
+        threads: rayon::current_num_threads(),
+        machine: Machine::this(),
+        started_at: run::timestamp_utc(started),
+        warnings,
+        ..RunInfo::default()
+    }
 }
 
 /// Writes the adapter or the model.

@@ -33,8 +33,9 @@ struct Tolerance {
 }
 
 impl Tolerance {
+    /// The relative Frobenius norm of the difference.
     #[track_caller]
-    fn tensor(&self, name: &str, got: &[f64], expected: &[f64]) {
+    fn tensor(&self, name: &str, got: &[f64], expected: &[f64]) -> f64 {
         assert_eq!(got.len(), expected.len(), "{name}");
         let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
         let apart = norm(&mut got.iter().zip(expected).map(|(g, e)| g - e));
@@ -45,6 +46,7 @@ impl Tolerance {
             frobenius <= self.frobenius && cosine >= 0.99999,
             "{name}: relative Frobenius {frobenius:.1e}, cosine {cosine}"
         );
+        frobenius
     }
 
     #[track_caller]
@@ -167,11 +169,14 @@ fn gradients<B: Backend>(backend: &B, name: &'static str, lora_only: bool, toler
     let prefix = if lora_only { "lora." } else { "" };
     let loss = if lora_only { "lora.loss" } else { "right.f64.loss" };
     tolerance.losses(name, &[sum.nats / sum.tokens as f64], fixture.values(loss));
+    let mut worst = 0f64;
     for id in trainer.gradients().ids() {
         let parameter = id.name(trainer.decoder().architecture());
         let got = to_host(backend, trainer.gradients().get(id).expect("a gradient"));
-        tolerance.tensor(&parameter, &got, fixture.values(&format!("{prefix}grad.{parameter}")));
+        let expected = fixture.values(&format!("{prefix}grad.{parameter}"));
+        worst = worst.max(tolerance.tensor(&parameter, &got, expected));
     }
+    println!("{name}: gradients within {worst:.1e}");
 }
 
 fn ten_steps<B: Backend>(backend: &B, name: &'static str, lora_only: bool, tolerance: Tolerance, options: StepOptions) {
@@ -194,11 +199,14 @@ fn ten_steps<B: Backend>(backend: &B, name: &'static str, lora_only: bool, toler
             false => "adamw.losses",
         }),
     );
+    let mut worst = 0f64;
     for id in trainer.gradients().ids().collect::<Vec<_>>() {
         let parameter = id.name(trainer.decoder().architecture());
         let got: Vec<f64> = trainer.parameter(id).iter().map(|v| f64::from(*v)).collect();
-        tolerance.tensor(&parameter, &got, fixture.values(&format!("{prefix}adamw.{parameter}")));
+        let expected = fixture.values(&format!("{prefix}adamw.{parameter}"));
+        worst = worst.max(tolerance.tensor(&parameter, &got, expected));
     }
+    println!("{name}: parameters after ten steps within {worst:.1e}");
 }
 
 /// Every parameter of the model along a random direction: `(L(θ + εd) − L(θ − εd)) / 2ε` against `⟨∇L, d⟩`; there are

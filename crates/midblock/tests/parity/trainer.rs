@@ -8,11 +8,10 @@ use crate::{
 use midblock::{
     adapt::{Kind, LoraOptions, Plan, Recipe, Scaling},
     model::Architecture,
-    progress::Silent,
     select::Layers,
-    train::{Item, PrefixOptions, StepInfo, StepOptions, StepReport, Trainer, gradient_scores},
+    train::{Item, PrefixOptions, StepInfo, StepOptions, StepReport, Trainer},
 };
-use midblock_kernels::{Backend, Cpu};
+use midblock_kernels::Cpu;
 
 /// Four blocks, tied head, biases.
 const FOUR_BLOCKS: &str = "qwen2";
@@ -217,33 +216,4 @@ fn a_loss_that_is_not_finite_ends_training_and_changes_nothing() {
         .map(|name| trainer.read(name).iter().map(|v| v.to_bits()).collect())
         .collect();
     assert_eq!(before, after);
-}
-
-#[test]
-fn the_probe_scores_blocks_by_the_size_of_their_gradients() {
-    let (backend, fixture) = (Cpu::new(), Fixture::open(FOUR_BLOCKS));
-    let samples = fixture.samples();
-    let scores = gradient_scores(&backend, &fixture.checkpoint, &items(&samples), &Silent).expect("a gradient");
-    let plan = plan(&fixture, Kind::Full, Layers::All, None);
-    let mut trainer = Trainer::new(&backend, &fixture.checkpoint, &plan, options()).expect("the model loads");
-    trainer
-        .accumulate(&items(&samples), &step(1, &samples))
-        .expect("a finite loss");
-    let expected: Vec<f64> = (0..4)
-        .map(|block| {
-            let matrices = plan
-                .entries
-                .iter()
-                .filter(|e| e.id.block() == Some(block) && e.shape.len() == 2);
-            let (squares, elements) = matrices.fold((0.0, 0), |(squares, elements), entry| {
-                let gradient = trainer.gradients().get(entry.id).expect("a gradient");
-                (
-                    squares + backend.sum_of_squares(gradient),
-                    elements + backend.len(gradient),
-                )
-            });
-            (squares / elements as f64).sqrt()
-        })
-        .collect();
-    assert_eq!(scores, expected);
 }
