@@ -92,12 +92,9 @@ impl NewModel {
         let kv_heads = self.kv_heads.unwrap_or(heads);
         let divisor = format!("a divisor of `heads` ({heads})");
         found.range("model.new.kv_heads", heads.is_multiple_of(kv_heads), kv_heads, &divisor);
-        match self.head_dim {
-            None => {
-                let divisor = format!("a divisor of `hidden` ({hidden}), as there is no `head_dim`");
-                found.range("model.new.heads", hidden.is_multiple_of(heads), heads, &divisor);
-            }
-            Some(_) => {}
+        if self.head_dim.is_none() {
+            let divisor = format!("a divisor of `hidden` ({hidden}), as there is no `head_dim`");
+            found.range("model.new.heads", hidden.is_multiple_of(heads), heads, &divisor);
         }
         let head_dim = self.head_dim.unwrap_or(hidden / heads);
         let even = head_dim.is_multiple_of(2) && head_dim > 0;
