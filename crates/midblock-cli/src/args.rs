@@ -231,7 +231,7 @@ pub struct Pretrain {
     /// Folder of the run [output.dir]
     #[arg(long, value_name = "DIR")]
     pub out: Option<String>,
-    /// Go on with the unfinished run in --out, or begin if there is none; with --out alone, as it was begun
+    /// Go on with the unfinished run of the folder, with its own options if none are given; begin if there is none
     #[arg(long, conflicts_with = "overwrite")]
     pub resume: bool,
     /// Replace the run in --out

@@ -77,8 +77,9 @@ const PARTS: [&str; 5] = [README_NAME, "base", "data", "uniform", "mid"];
 
 /// Tunes twice, compares, analyses. A finished quickstart in the same place is replaced.
 pub fn run(args: &args::Quickstart, common: &args::Common) -> Result<()> {
-    let mut parts = Parts::claim(&args.out)?;
+    remove_earlier(&args.out)?;
     let writer = RunWriter::create(&args.out, true)?;
+    let mut parts = Parts::of(&args.out); // after the writer, so that it is gone before: an empty folder is removed
     parts.write(README_NAME, README.as_bytes())?;
     for (name, bytes) in FILES {
         parts.write(name, bytes)?;
@@ -113,7 +114,7 @@ pub fn run(args: &args::Quickstart, common: &args::Common) -> Result<()> {
 
     let analysis = analyze::compute(&analysis(&base, &trained, &parts), common)?;
     analyze::publish(&analysis, writer)?;
-    parts.keep();
+    parts.keep = true;
     let mut out = std::io::stdout().lock();
     for trained in &trained {
         let report = parts.path(trained.name).join("report.html");
@@ -236,62 +237,55 @@ fn summary(before: &[TokenLoss], trained: &[Trained], after: &[Vec<TokenLoss>]) 
     text
 }
 
-/// The folder's contents besides the analysis; removed again unless all of it came about.
+/// The folder's contents besides the analysis; removed again unless all of it comes about.
 struct Parts {
     dir: PathBuf,
     keep: bool,
 }
 
 impl Parts {
-    /// Removes what an earlier quickstart left.
-    fn claim(dir: &Path) -> Result<Self> {
-        let ours = fs::read(dir.join(README_NAME)).is_ok_and(|text| text.starts_with(&README.as_bytes()[..32]));
-        let parts = Self {
-            dir: dir.to_path_buf(),
-            keep: !ours,
-        };
-        if ours {
-            parts
-                .remove()
-                .with_context(|| format!("removing the quickstart in {}", dir.display()))?;
-        }
-        Ok(parts)
+    fn of(dir: &Path) -> Self {
+        let dir = dir.to_path_buf();
+        Self { dir, keep: false }
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
-    /// Writes a file; from the first on, all are removed again if the rest fails.
-    fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        self.keep = false;
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.path(name);
         let written = path.parent().map_or(Ok(()), fs::create_dir_all);
         written
             .and_then(|()| fs::write(&path, bytes))
             .with_context(|| format!("writing {}", path.display()))
     }
-
-    fn keep(&mut self) {
-        self.keep = true;
-    }
-
-    fn remove(&self) -> std::io::Result<()> {
-        for path in PARTS.map(|part| self.path(part)) {
-            if path.is_dir() {
-                fs::remove_dir_all(&path)?;
-            } else if path.exists() {
-                fs::remove_file(&path)?;
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Drop for Parts {
     fn drop(&mut self) {
         if !self.keep {
-            let _ = self.remove(); // what cannot be removed is in the way of nothing but the next quickstart
+            let _ = remove_parts(&self.dir); // what cannot be removed is in the way of nothing but the next quickstart
         }
     }
+}
+
+/// Removes what an earlier quickstart left besides the analysis, which [`RunWriter`] replaces.
+fn remove_earlier(dir: &Path) -> Result<()> {
+    let first_line = README.lines().next().unwrap_or_default();
+    if fs::read_to_string(dir.join(README_NAME)).is_ok_and(|text| text.starts_with(first_line)) {
+        remove_parts(dir).with_context(|| format!("removing the quickstart in {}", dir.display()))?;
+    }
+    Ok(())
+}
+
+fn remove_parts(dir: &Path) -> std::io::Result<()> {
+    for path in PARTS.map(|part| dir.join(part)) {
+        if path.is_dir() {
+            fs::remove_dir_all(&path)?;
+        } else if path.exists() {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
 }

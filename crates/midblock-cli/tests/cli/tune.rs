@@ -395,7 +395,7 @@ fn blocks_can_be_chosen_by_their_gradients() {
     command.args(["--steps=2", "--out"]).arg(&out).assert().success();
     let run = TrainingRun::open(&out).unwrap();
     let ranks: Vec<usize> = run.info.training.blocks.iter().filter_map(|block| block.rank).collect();
-    assert_eq!(ranks, [8, 8, 8]); // ⌊3 · 8 / 3⌋
+    assert_eq!(ranks, [16, 16, 16]); // ⌊3 · 16 / 3⌋
 }
 
 #[test]
