@@ -31,9 +31,9 @@ pub enum Shape {
 ///
 /// ```
 /// use midblock::train::{Schedule, Shape};
-/// let schedule = Schedule { shape: Shape::Linear, peak: 1e-4, warmup_steps: 0, steps: 4, min_ratio: 0.0 };
+/// let schedule = Schedule { shape: Shape::Linear, peak: 1.0, warmup_steps: 0, steps: 4, min_ratio: 0.0 };
 /// let rates: Vec<f64> = (0..4).map(|step| schedule.lr(step)).collect();
-/// assert_eq!(rates, [1e-4, 0.75e-4, 0.5e-4, 0.25e-4]);
+/// assert_eq!(rates, [1.0, 0.75, 0.5, 0.25]);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
