@@ -3,7 +3,7 @@
 #
 #   cargo build --release && tools/make_quickstart.sh
 #
-# The weights come out the same bit for bit on the same processor with the same number of threads.
+# One version of the program gives the same weights again on the same processor; another may round differently.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 midblock=${MIDBLOCK:-target/release/midblock}
