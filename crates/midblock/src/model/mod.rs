@@ -30,7 +30,7 @@ pub use block::{Block, Interior, Parameter, Scratch};
 pub use decoder::Decoder;
 pub use ends::{Ends, HeadScratch, Labels};
 pub use parameter::{Kind, ParameterId, Part};
-pub use pass::{Frozen, Pass, Sink};
+pub use pass::{Pass, Sink};
 pub use rope::{Rope, RopeScaling};
 pub use tape::{Reached, Tape};
 pub use tensors::{BlockTensors, LinearTensors};

@@ -14,6 +14,8 @@ struct Slot {
     buffer: usize,
     /// Whether anything has been added since it was last [taken](Gradients::take).
     written: bool,
+    /// Whether anything was ever added.
+    heard: bool,
 }
 
 impl<B: Backend> Gradients<B> {
@@ -34,7 +36,14 @@ impl<B: Backend> Gradients<B> {
                 gradients.buffers.push(backend.zeros(len));
                 gradients.buffers.len() - 1
             });
-            gradients.slots.insert(id, Slot { buffer, written: false });
+            gradients.slots.insert(
+                id,
+                Slot {
+                    buffer,
+                    written: false,
+                    heard: false,
+                },
+            );
         }
         gradients
     }
@@ -44,13 +53,10 @@ impl<B: Backend> Gradients<B> {
         self.slots.keys().copied()
     }
 
-    /// The parameters of which nothing was heard since they were last taken.
+    /// The parameters of which nothing was heard so far.
     pub fn missing(&self) -> Vec<ParameterId> {
-        self.slots
-            .iter()
-            .filter(|(_, slot)| !slot.written)
-            .map(|(id, _)| *id)
-            .collect()
+        let missing = self.slots.iter().filter(|(_, slot)| !slot.heard);
+        missing.map(|(id, _)| *id).collect()
     }
 
     /// The gradient; `None` if nothing was added to it.
@@ -87,12 +93,13 @@ impl<B: Backend> Sink<B> for Gradients<B> {
         } else {
             Accumulate::Write
         };
-        slot.written = true;
+        (slot.written, slot.heard) = (true, true);
         backend.linear_dw(dy, x, rows, mode, buffer);
     }
 
     fn sum(&mut self, backend: &B, id: ParameterId) -> &mut B::Buffer {
         let (slot, buffer) = self.slot(id);
+        slot.heard = true;
         if !std::mem::replace(&mut slot.written, true) {
             backend.clear(buffer);
         }

@@ -51,6 +51,13 @@ pub struct StepOptions {
     pub prefix: Option<PrefixOptions>,
 }
 
+impl StepOptions {
+    /// Whether the optimiser can use a block's gradients before the next block's are made.
+    fn consumes(&self) -> bool {
+        self.clip.is_none() && self.accumulation == 1
+    }
+}
+
 /// Where in the run a micro-batch is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepInfo {
@@ -128,7 +135,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
             .map(|(id, shape)| (*id, shape.iter().product()))
             .collect();
         let first = first_block(decoder.architecture(), &lengths);
-        let consumed = options.clip.is_none() && options.accumulation == 1;
+        let consumed = options.consumes();
         let batch = options.largest_batch;
         let memory = TrainingMemory::plan::<B>(decoder.architecture(), &lengths, batch, consumed, options.memory_bytes);
         check_memory(&memory, options.memory_bytes)?;
@@ -207,7 +214,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
             dropout: Some(key),
         };
         tape.forward(decoder, &pass);
-        let consume = options.clip.is_none() && options.accumulation == 1;
+        let consume = options.consumes();
         let adamw = adamw(options, info, 1.0);
         let mut nats = 0.0;
         tape.backward(
@@ -258,12 +265,8 @@ impl<'a, B: Backend> Trainer<'a, B> {
             ..
         } = self;
         if !std::mem::replace(&mut self.checked, true) {
-            let consumed = options.clip.is_none() && options.accumulation == 1;
-            let missing = gradients
-                .missing()
-                .into_iter()
-                .filter(|id| !(consumed && id.block().is_some()));
-            let names: Vec<_> = missing.map(|id| id.name(decoder.architecture())).collect();
+            let missing = gradients.missing();
+            let names: Vec<_> = missing.iter().map(|id| id.name(decoder.architecture())).collect();
             if !names.is_empty() {
                 let parameters = names.join(", ");
                 return Err(Error::NoGradient { parameters });
@@ -381,7 +384,10 @@ fn diverged(step: u64, what: &'static str, value: f64, items: &[Item<'_>]) -> Er
         step,
         what,
         value,
-        samples: samples.join(", "),
+        samples: match samples.is_empty() {
+            true => "of all its micro-batches".to_owned(), // the norm is that of their sum
+            false => samples.join(", "),
+        },
     }
 }
 
