@@ -145,6 +145,7 @@ fn style(unit: Unit) -> ProgressStyle {
     let template = match unit {
         Unit::BlockTokens { .. } => "{msg} [{bar:32}] {percent}% {token_rate}, {eta} left",
         Unit::Bytes => "{msg} [{bar:32}] {bytes}/{total_bytes} {bytes_per_sec}, {eta} left",
+        Unit::Items => "{msg} [{bar:32}] {pos}/{len} {per_sec}, {eta} left",
     };
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     style.progress_chars("█▌ ").with_key(
@@ -161,6 +162,7 @@ fn rate(per_second: f64, unit: Unit) -> String {
     match unit {
         Unit::BlockTokens { blocks } => format!("{:.0} tokens/s", per_second / blocks as f64),
         Unit::Bytes => format!("{:.1} MiB/s", per_second / f64::from(1 << 20)),
+        Unit::Items => format!("{per_second:.2}/s"),
     }
 }
 

@@ -10,8 +10,10 @@ pub mod checkpoint;
 pub mod config;
 pub mod corpus;
 pub mod error;
+pub mod eval;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub mod generate;
 pub mod hub;
 pub mod metrics;
 pub mod model;

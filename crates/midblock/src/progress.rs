@@ -10,6 +10,8 @@ pub enum Unit {
     },
     /// Bytes downloaded or hashed.
     Bytes,
+    /// Things of a kind, such as items answered.
+    Items,
 }
 
 /// Receives progress and answers whether to stop. Called from one thread at a time.

@@ -1,0 +1,1 @@
+//! Is it better? Tasks, what a model answers them, verdicts, and what can be said of the difference.
