@@ -36,6 +36,7 @@ fn attention<B: Backend>(b: &B) -> Vec<f64> {
     let offsets = [0, 150, 150, 157];
     let shape = Attention {
         offsets: &offsets,
+        keys: None,
         heads: 6,
         kv_heads: 2,
         head_dim: 20,

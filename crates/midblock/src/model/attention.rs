@@ -115,6 +115,7 @@ impl<B: Backend> SelfAttention<B> {
     fn shape<'a>(&self, pass: &'a Pass<'_, B>) -> Attention<'a> {
         Attention {
             offsets: pass.batch.offsets(),
+            keys: None,
             heads: self.heads,
             kv_heads: self.kv_heads,
             head_dim: self.head_dim,
