@@ -3,8 +3,10 @@
 mod analyze;
 mod args;
 mod bench;
+mod chat;
 mod checkpoint;
 mod corpus;
+mod generate;
 mod inspect;
 mod live;
 mod mask;
@@ -58,6 +60,8 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Quickstart(args) => quickstart::run(args, &cli.common),
         Command::Inspect(args) => inspect::run(args, &cli.common),
         Command::Perplexity(args) => perplexity::run(args, &cli.common),
+        Command::Generate(args) => generate::run(args, &cli.common),
+        Command::Chat(args) => chat::run(args, &cli.common),
         Command::Merge(args) => merge::run(args, &cli.common),
         Command::Corpus(args) => corpus::run(args),
         Command::Report(args) => analyze::report(args),
