@@ -490,6 +490,9 @@ pub struct Bench {
     /// same budget, or full fine-tuning; all tokens in the loss
     #[arg(long, value_name = "KIND")]
     pub train: Option<Training>,
+    /// Time writing this many tokens, at least 2, after each sequence instead; needs --checkpoint
+    #[arg(long, value_name = "N", conflicts_with = "train", requires = "checkpoint")]
+    pub generate: Option<NonZeroUsize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
