@@ -36,6 +36,7 @@ impl WithSimd for Widen<'_> {
     type Output = ();
 
     #[inline(always)]
+    #[allow(clippy::redundant_closure)] // calling a function's name through `Fn` is not marked for inlining
     fn with_simd<S: Simd>(self, _: S) {
         let Self { dtype, bytes, out } = self;
         match dtype {
