@@ -1,7 +1,7 @@
 //! Attention of a sequence's few newest queries over its cached keys, read where they lie: `softmax(scale · q · kᵀ) · v`.
 //!
-//! What takes time is reading keys and values, so a task takes all query heads that share a kv head, makes their scores by dot
-//! products with the rows of k, and their weighted sums of the rows of v; nothing is packed. The keys of a sequence are cut
+//! What takes time is reading keys and values, so a task takes whole rows of them in order, and makes the scores of all heads by
+//! dot products with the rows of k, and their weighted sums of the rows of v; nothing is packed. The keys of a sequence are cut
 //! into spans of [`SPAN`] from the first that any of its queries sees. Each span leaves its largest score, its sum of
 //! `e^{score − max}` and its weighted sum, and these are joined in order (as in Milakov & Gimelshein 2018): scratch does not
 //! grow with the sequence, one long sequence occupies all threads, and bits depend on the sequence alone.
@@ -18,12 +18,12 @@ use super::{
 use crate::Attention;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
-use std::ops::Range;
+use std::{hint::black_box, ops::Range};
 
 /// Most queries of a sequence that come here: with more, packing keys for the general path pays.
 const POSITIONS: usize = 4;
 /// Keys of a task.
-const SPAN: usize = 512;
+const SPAN: usize = 256;
 /// Products of a query's and a key's elements up to which threads are not worth waking.
 const ALONE: usize = 1 << 17;
 
@@ -45,19 +45,16 @@ pub(super) fn attention(
     for (queries, keys) in sequences.iter().filter(|(queries, _)| !queries.is_empty()) {
         let own = keys.end - queries.len();
         let first = first_key(shape, keys.start, own);
-        for kv_head in 0..shape.kv_heads {
-            tasks.extend((first..keys.end).step_by(SPAN).map(|start| Task {
-                arch,
-                shape,
-                q,
-                k,
-                v,
-                queries: queries.clone(),
-                keys: keys.clone(),
-                span: start..keys.end.min(start + SPAN),
-                kv_head,
-            }));
-        }
+        tasks.extend((first..keys.end).step_by(SPAN).map(|start| Task {
+            arch,
+            shape,
+            q,
+            k,
+            v,
+            queries: queries.clone(),
+            keys: keys.clone(),
+            span: start..keys.end.min(start + SPAN),
+        }));
     }
     let work: usize = tasks.iter().map(|task| task.rows() * task.span.len()).sum::<usize>() * shape.head_dim;
     with_scratch(tasks.iter().map(Task::len).sum(), |mut memory| {
@@ -74,7 +71,7 @@ pub(super) fn attention(
             let tasks = parts.par_iter_mut().with_max_len(1);
             tasks.for_each(|(task, part)| task.run(part));
         }
-        for spans in parts.chunk_by_mut(|(a, _), (b, _)| a.queries == b.queries && a.kv_head == b.kv_head) {
+        for spans in parts.chunk_by(|(a, _), (b, _)| a.queries == b.queries) {
             join(spans, out, log_sums);
         }
     });
@@ -85,7 +82,7 @@ fn first_key(shape: &Attention<'_>, start: usize, row: usize) -> usize {
     shape.window.map_or(start, |w| start.max((row + 1).saturating_sub(w)))
 }
 
-/// The queries of one kv head of a sequence and a span of its keys.
+/// The queries of a sequence and a span of its keys.
 struct Task<'a> {
     arch: Arch,
     shape: &'a Attention<'a>,
@@ -97,7 +94,6 @@ struct Task<'a> {
     /// Rows of all keys of the sequence.
     keys: Range<usize>,
     span: Range<usize>,
-    kv_head: usize,
 }
 
 impl Task<'_> {
@@ -105,9 +101,9 @@ impl Task<'_> {
         self.shape.heads / self.shape.kv_heads
     }
 
-    /// Queries times query heads.
+    /// Queries times query heads, ordered by kv head, then query.
     fn rows(&self) -> usize {
-        self.queries.len() * self.group()
+        self.queries.len() * self.shape.heads
     }
 
     /// Elements of what it leaves: weighted sums (rows, E), largest scores (rows) and sums of exponentials (rows).
@@ -115,44 +111,67 @@ impl Task<'_> {
         self.rows() * (self.shape.head_dim + 2)
     }
 
+    /// The query head and the row of the query, and of its own key, of one of the task's rows.
+    fn place(&self, index: usize) -> (usize, usize, usize) {
+        let (group, queries) = (self.group(), self.queries.len());
+        let (kv_head, index) = (index / (queries * group), index % (queries * group));
+        let query = index / group;
+        let own = self.keys.end - queries + query;
+        (kv_head * group + index % group, self.queries.start + query, own)
+    }
+
     fn run(&self, part: &mut [f32]) {
         let (e, rows, keys) = (self.shape.head_dim, self.rows(), self.span.len());
+        let stride = self.shape.kv_heads * e;
+        let span = self.span.start * stride..self.span.end * stride;
+        let (k, v) = (&self.k[span.clone()], &self.v[span]);
         let (output, rest) = part.split_at_mut(rows * e);
         let (max, sum) = rest.split_at_mut(rows);
-        let stride = self.shape.kv_heads * e;
-        let first = self.span.start * stride + self.kv_head * e;
+        let shared = rows / self.shape.kv_heads;
         with_scratch(rows * (e + keys), |scratch| {
             let (queries, scores) = scratch.split_at_mut(rows * e);
             self.scale_queries(queries);
-            self.arch.dispatch(Dots {
-                x: queries,
-                x_stride: e,
-                w: &self.k[first..],
-                w_stride: stride,
-                depth: e,
-                rows,
-                columns: keys,
-                add: false,
-                // SAFETY: the scratch is this task's alone, and not looked at until the products are done.
-                out: unsafe { Output::new(scores, keys) },
-            });
+            fetch(k);
+            let heads = queries
+                .chunks_exact(shared * e)
+                .zip(scores.chunks_exact_mut(shared * keys));
+            for (kv_head, (queries, scores)) in heads.enumerate() {
+                self.arch.dispatch(Dots {
+                    x: queries,
+                    x_stride: e,
+                    w: &k[kv_head * e..],
+                    w_stride: stride,
+                    depth: e,
+                    rows: shared,
+                    columns: keys,
+                    add: false,
+                    // SAFETY: the scratch is this task's alone, and not looked at until the products are done.
+                    out: unsafe { Output::new(scores, keys) },
+                });
+            }
             self.mask(scores);
             self.arch.dispatch(Softmax { scores, max, sum });
-            self.arch.dispatch(Weigh {
-                weights: scores,
-                values: &self.v[first..],
-                stride,
-                width: e,
-                out: output,
-            });
+            fetch(v);
+            let heads = scores
+                .chunks_exact(shared * keys)
+                .zip(output.chunks_exact_mut(shared * e));
+            for (kv_head, (weights, out)) in heads.enumerate() {
+                self.arch.dispatch(Weigh {
+                    weights,
+                    values: &v[kv_head * e..],
+                    stride,
+                    width: e,
+                    out,
+                });
+            }
         });
     }
 
     fn scale_queries(&self, scaled: &mut [f32]) {
-        let (e, group) = (self.shape.head_dim, self.group());
-        for (row, scaled) in self.queries.clone().zip(scaled.chunks_exact_mut(group * e)) {
-            let first = (row * self.shape.heads + self.kv_head * group) * e;
-            for (scaled, q) in scaled.iter_mut().zip(&self.q[first..][..group * e]) {
+        let e = self.shape.head_dim;
+        for (index, scaled) in scaled.chunks_exact_mut(e).enumerate() {
+            let (head, row, _) = self.place(index);
+            for (scaled, q) in scaled.iter_mut().zip(&self.q[(row * self.shape.heads + head) * e..]) {
                 *scaled = q * self.shape.scale;
             }
         }
@@ -162,7 +181,7 @@ impl Task<'_> {
     fn mask(&self, scores: &mut [f32]) {
         let len = self.span.len();
         for (index, scores) in scores.chunks_exact_mut(len).enumerate() {
-            let own = self.keys.end - self.queries.len() + index / self.group();
+            let (_, _, own) = self.place(index);
             let seen = first_key(self.shape, self.keys.start, own)..own + 1;
             let [before, after] = [seen.start, seen.end].map(|row| row.saturating_sub(self.span.start).min(len));
             scores[..before].fill(f32::NEG_INFINITY);
@@ -171,12 +190,19 @@ impl Task<'_> {
     }
 }
 
-/// Joins what the spans of one kv head of a sequence left, in order, and writes its rows.
+/// Reads a line after the other into the second-level cache, as fast as memory gives them: the rows of one kv head, which the
+/// products want first, lie too far apart for the processor to foresee.
+fn fetch(values: &[f32]) {
+    const LINE: usize = 16;
+    black_box(values.iter().step_by(LINE).fold(0, |all, value| all ^ value.to_bits()));
+}
+
+/// Joins what the spans of a sequence left, in order, and writes its rows.
 fn join(spans: &[(Task<'_>, &mut [f32])], out: Output, log_sums: Option<Output>) {
     let [(task, _), ..] = spans else { return };
-    let (e, group, rows) = (task.shape.head_dim, task.group(), task.rows());
+    let (e, rows) = (task.shape.head_dim, task.rows());
     for index in 0..rows {
-        let (row, head) = (task.queries.start + index / group, task.kv_head * group + index % group);
+        let (head, row, _) = task.place(index);
         // SAFETY: tasks are done, and each (row, head) is written once.
         let out = unsafe { out.row_mut(row, head * e, e) };
         out.fill(0.0);
