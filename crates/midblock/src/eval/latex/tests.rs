@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use std::time::Instant;
 
 /// Two spellings of one answer.
-const SAME: [(&str, &str); 112] = [
+const SAME: [(&str, &str); 114] = [
     // layout
     (r"\left( 3, \frac{\pi}{2} \right)", r"(3,\tfrac{\pi}{2})"),
     (r"\dfrac{17}{50}", r"\frac{17}{50}"),
@@ -45,6 +45,8 @@ const SAME: [(&str, &str); 112] = [
     (r"\binom{5}{2}", "10"),
     (r"{5 \choose 2}", "10"),
     ("5!", "120"),
+    ("2^3^2", "512"),
+    (r"\frac{1}{2}^2", r"\frac14"),
     // money, units, percent, degrees
     (r"\$18.90", "18.9"),
     (r"\$36", "36"),
