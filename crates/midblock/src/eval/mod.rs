@@ -1,1 +1,4 @@
 //! Is it better? Tasks, what a model answers them, verdicts, and what can be said of the difference.
+
+pub mod extract;
+pub mod latex;
