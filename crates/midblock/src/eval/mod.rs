@@ -1,1 +1,3 @@
 //! Is it better? Tasks, what a model answers them, verdicts, and what can be said of the difference.
+
+pub mod ifeval;
