@@ -1,3 +1,4 @@
 //! Is it better? Tasks, what a model answers them, verdicts, and what can be said of the difference.
 
 pub mod ifeval;
+pub mod sandbox;
