@@ -42,7 +42,7 @@ fn definition(code: &str, entry_point: &str) -> Option<usize> {
             .and_then(|rest| rest.strip_prefix(entry_point));
         name.is_some_and(|rest| rest.trim_start().starts_with('('))
     };
-    starts.filter(|&at| defines(&code[at..])).last()
+    starts.filter(|&at| defines(&code[at..])).next_back()
 }
 
 /// A body with the indentation it needs: as it is, or its first line alone (where white space at its ends was cut off), or
