@@ -1,12 +1,12 @@
 //! `midblock analyze`, `midblock report` and `midblock metrics`.
 
-use crate::{args, checkpoint, progress::Terminal, tune};
+use crate::{args, checkpoint, progress::Terminal, sweep, tune};
 use anyhow::{Context, Result, bail};
 use midblock::{
     metrics::{Options, Selection, registry},
     report,
     run::{Run, RunWriter},
-    study::{AnalyzeConfig, BASE, Variant, analyze},
+    study::{AnalyzeConfig, BASE, Variant, analyze, sweep::SweepRecord},
     tokens::data::DataSpec,
     train::TrainingRun,
 };
@@ -52,6 +52,9 @@ fn announce(run: &Run, dir: &Path) -> Result<()> {
 
 /// Writes the report of a finished run again.
 pub fn report(args: &args::Report) -> Result<()> {
+    if SweepRecord::is_at(&args.dir) {
+        return sweep::announce(&report::sweep::write(&args.dir)?, &args.dir);
+    }
     if TrainingRun::is_at(&args.dir) {
         let run = report::training::write(&args.dir)?;
         return tune::announce(&run, &args.dir);

@@ -38,6 +38,8 @@ pub enum Command {
     Tune(Box<Tune>),
     /// Train a new model from random weights, with a tokenizer learned from the same text
     Pretrain(Pretrain),
+    /// Train and judge many choices of blocks with one budget: one table, one picture
+    Sweep(Sweep),
     /// Tune the embedded tiny model twice and analyse both: the whole main job in a minute or two, nothing to download
     Quickstart(Quickstart),
     /// Describe a checkpoint: architecture, parameters, dtypes, tokenizer, memory needed
@@ -259,6 +261,23 @@ impl From<&Pretrain> for Tune {
             ..Self::default()
         }
     }
+}
+
+/// The same command again goes on with a sweep that was interrupted, and tries again what failed.
+#[derive(Debug, Args)]
+pub struct Sweep {
+    /// The sweep, as TOML: an experiment's with [sweep] and [eval]; by default that of a sweep that has begun in --out
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A value for any key of the file, such as sweep.seeds=[1,2]; repeatable
+    #[arg(long = "set", value_name = "TABLE.KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Folder of the sweep [output.dir]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<String>,
+    /// List the cells with their blocks, ranks, steps and the time of training; train nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -12,6 +12,7 @@ mod merge;
 mod perplexity;
 mod progress;
 mod quickstart;
+mod sweep;
 mod tune;
 
 use anyhow::Result;
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
             eprintln!("interrupted; nothing was written");
             ExitCode::from(130)
         }
-        Err(error) if error.is::<tune::Stopped>() => {
+        Err(error) if error.is::<tune::Stopped>() || error.is::<sweep::Stopped>() => {
             eprintln!("{error}");
             ExitCode::from(130)
         }
@@ -55,6 +56,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Analyze(args) => analyze::run(args, &cli.common),
         Command::Tune(args) => tune::run(args, &cli.common),
         Command::Pretrain(args) => tune::pretrain(args, &cli.common),
+        Command::Sweep(args) => sweep::run(args, &cli.common),
         Command::Quickstart(args) => quickstart::run(args, &cli.common),
         Command::Inspect(args) => inspect::run(args, &cli.common),
         Command::Perplexity(args) => perplexity::run(args, &cli.common),

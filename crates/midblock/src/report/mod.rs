@@ -3,6 +3,7 @@
 pub mod html;
 mod provenance;
 pub mod summary;
+pub mod sweep;
 mod table;
 mod tables;
 mod trained;

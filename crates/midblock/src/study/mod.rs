@@ -6,6 +6,7 @@ mod compare;
 pub(crate) mod describe;
 mod layers;
 mod merge;
+pub mod sweep;
 mod weights;
 
 pub use analyze::{AnalyzeConfig, BASE, Variant, analyze};

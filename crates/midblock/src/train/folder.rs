@@ -277,7 +277,8 @@ fn names(dir: &Path) -> Result<Vec<String>> {
         .collect())
 }
 
-fn lock(dir: &Path) -> Result<File> {
+/// Locks a folder until the file is dropped.
+pub(crate) fn lock(dir: &Path) -> Result<File> {
     let path = dir.join(LOCK);
     let file = File::create(&path).map_err(Error::io("create", &path))?;
     match file.try_lock() {
