@@ -12,8 +12,8 @@ use midblock::{
     hub::Transfer,
     report,
     study::sweep::{
-        Cell, CellEstimate, Examiner, Means, News, SweepFile, SweepFolder, SweepPlan, SweepRecord, Watcher, estimate,
-        sweep,
+        Cell, CellEstimate, Examiner, Means, News, SweepFile, SweepFolder, SweepPlan, SweepRecord, Tasks, Watcher,
+        estimate, sweep,
     },
     train::{Evaluation, Observer, Outlook, StepMetrics},
 };
@@ -70,11 +70,17 @@ pub fn run(args: &args::Sweep, common: &args::Common) -> Result<()> {
 pub fn train(plan: &SweepPlan, dir: &Path, common: &args::Common) -> Result<SweepRecord> {
     let terminal = Terminal::new(common.quiet);
     let transfers = |transfer: Transfer<'_>| terminal.transfer(&transfer);
-    let examiner: Option<&dyn Examiner> = None;
+    let (backend, hub) = (Cpu::new(), checkpoint::hub(common));
+    let tasks = plan.file.config.eval.as_ref().map(|config| Tasks {
+        backend: &backend,
+        config,
+        hub: &hub,
+        on_transfer: &transfers,
+    });
     let means = Means {
-        backend: &Cpu::new(),
-        examiner,
-        hub: &checkpoint::hub(common),
+        backend: &backend,
+        examiner: tasks.as_ref().map(|tasks| tasks as &dyn Examiner),
+        hub: &hub,
         on_transfer: &transfers,
         progress: &terminal,
     };

@@ -96,6 +96,7 @@ fn attention(c: &mut Criterion) {
         let rows = offsets[offsets.len() - 1];
         let shape = Attention {
             offsets: &offsets,
+            keys: None,
             heads: 9,
             kv_heads: 3,
             head_dim: 64,

@@ -92,6 +92,18 @@ pub trait Backend: Send + Sync {
         }
     }
 
+    /// [`linears`](Self::linears) for the few rows of a decoding step, where reading the matrices takes longest. Sums may be made
+    /// in another order than there; a row's bits are the same whatever rows it is with here.
+    fn decode_linears(
+        &self,
+        x: &Self::Buffer,
+        rows: usize,
+        mode: Accumulate,
+        pairs: &mut [(&Self::Matrix, &mut Self::Buffer)],
+    ) {
+        self.linears(x, rows, mode, pairs);
+    }
+
     /// Gradient of a product with respect to x: `dx (+)= dy · W`; dy (rows, out), W (out, in), dx (rows, in).
     fn linear_dx(&self, dy: &Self::Buffer, w: &Self::Matrix, rows: usize, mode: Accumulate, dx: &mut Self::Buffer);
 
@@ -141,7 +153,7 @@ pub trait Backend: Send + Sync {
     /// Gradient of [`rope`](Self::rope), in place: the rotation's transpose.
     fn rope_backward(&self, dx: &mut Self::Buffer, table: &RopeTable, positions: &[u32], heads: usize);
 
-    /// Softmax attention: q (rows, H·E), k and v (rows, K·E), out (rows, H·E). With `log_sums` (rows, H), each query's
+    /// Softmax attention: q (rows, H·E), k and v (rows, or rows of a cache, K·E), out (rows, H·E). With `log_sums` (rows, H), each query's
     /// `ln Σ_j e^{scale · q · k_j}` is left there for the backward pass.
     fn attention(
         &self,

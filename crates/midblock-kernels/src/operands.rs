@@ -1,5 +1,7 @@
 //! What operations take besides buffers: modes, shapes and hyperparameters.
 
+use std::ops::Range;
+
 /// What an operation does with the previous content of its output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accumulate {
@@ -35,6 +37,9 @@ pub struct RopeTable {
 pub struct Attention<'a> {
     /// Row at which each sequence starts, and the total number of rows last; sequences attend within themselves only.
     pub offsets: &'a [usize],
+    /// Rows of k and v where each sequence's keys lie, if these are kept beside keys of tokens before: the queries are then the
+    /// last of them. `None`: k and v have the queries' rows; backward wants it so.
+    pub keys: Option<&'a [Range<usize>]>,
     /// H.
     pub heads: usize,
     /// K; divides H; query head h reads kv head `h / (H/K)`.
@@ -45,6 +50,16 @@ pub struct Attention<'a> {
     pub scale: f32,
     /// With `Some(w)` a position sees itself and the `w - 1` before it; `None` sees all before it.
     pub window: Option<usize>,
+}
+
+impl Attention<'_> {
+    /// Rows of each sequence's queries, and of its keys.
+    pub(crate) fn sequences(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        let queries = self.offsets.windows(2).map(|bounds| bounds[0]..bounds[1]);
+        queries
+            .enumerate()
+            .map(|(i, queries)| (queries.clone(), self.keys.map_or(queries, |keys| keys[i].clone())))
+    }
 }
 
 /// What an [attention](crate::Backend::attention) read and left.

@@ -123,6 +123,7 @@ pub(crate) fn rope(x: usize, table: &RopeTable, positions: &[u32], heads: usize)
 pub(crate) fn attention(shape: &Attention<'_>, [q, k, v, out]: [usize; 4]) {
     let Attention {
         offsets,
+        keys,
         heads,
         kv_heads,
         head_dim,
@@ -137,7 +138,24 @@ pub(crate) fn attention(shape: &Attention<'_>, [q, k, v, out]: [usize; 4]) {
     assert!(offsets.is_sorted(), "attention: offsets {offsets:?}");
     assert_ne!(window, Some(0), "attention: an empty window");
     let rows = offsets[offsets.len() - 1];
-    let (queries, keys) = (rows * heads * head_dim, rows * kv_heads * head_dim);
+    let queries = rows * heads * head_dim;
+    let keys = match keys {
+        None => rows * kv_heads * head_dim,
+        Some(keys) => {
+            assert_eq!(
+                keys.len() + 1,
+                offsets.len(),
+                "attention: keys {keys:?}, offsets {offsets:?}"
+            );
+            for (keys, bounds) in keys.iter().zip(offsets.windows(2)) {
+                assert!(
+                    bounds[1] - bounds[0] <= keys.len() && keys.end * kv_heads * head_dim <= k,
+                    "attention: keys {keys:?} of {k} values for queries {bounds:?}"
+                );
+            }
+            k
+        }
+    };
     assert_eq!(
         [q, k, v, out],
         [queries, keys, keys, queries],
@@ -158,6 +176,7 @@ pub(crate) fn log_sums(shape: &Attention<'_>, len: usize) {
 
 #[track_caller]
 pub(crate) fn attention_backward(shape: &Attention<'_>, forward: [usize; 4], sums: usize, gradients: [usize; 4]) {
+    assert_eq!(shape.keys, None, "attention_backward: with a cache");
     attention(shape, forward);
     log_sums(shape, sums);
     attention(shape, gradients);

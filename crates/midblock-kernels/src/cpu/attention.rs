@@ -33,7 +33,6 @@ pub(super) fn attention(
     log_sums: Option<&mut [f32]>,
 ) {
     let Attention {
-        offsets,
         heads,
         kv_heads,
         head_dim,
@@ -47,9 +46,10 @@ pub(super) fn attention(
     // SAFETY: as above.
     let log_sums = log_sums.map(|log_sums| unsafe { Output::new(log_sums, heads) });
     let mut tasks = Vec::new();
-    for bounds in offsets.windows(2) {
-        for first in (bounds[0]..bounds[1]).step_by(positions) {
-            let queries = first..bounds[1].min(first + positions);
+    for (rows, keys) in shape.sequences() {
+        for first in rows.clone().step_by(positions) {
+            let to_the_end = [first, rows.end.min(first + positions)].map(|row| rows.end - row);
+            let queries = keys.end - to_the_end[0]..keys.end - to_the_end[1];
             tasks.extend((0..kv_heads).map(|kv_head| Task {
                 arch,
                 tile,
@@ -57,8 +57,9 @@ pub(super) fn attention(
                 q,
                 k,
                 v,
-                start: bounds[0],
+                start: keys.start,
                 queries: queries.clone(),
+                first_row: first,
                 kv_head,
             }));
         }
@@ -79,10 +80,12 @@ struct Task<'a> {
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
-    /// Row at which the sequence starts.
+    /// Row of the sequence's first key.
     start: usize,
-    /// Rows of the queries.
+    /// Rows of the queries' own keys.
     queries: std::ops::Range<usize>,
+    /// Row of the first query, and of what comes of it.
+    first_row: usize,
     kv_head: usize,
 }
 
@@ -131,7 +134,12 @@ impl Task<'_> {
         self.shape.heads / self.shape.kv_heads
     }
 
-    /// The row and query head of each column of a panel.
+    /// Row of a query, and of what comes of it, from that of its key.
+    fn row(&self, key: usize) -> usize {
+        self.first_row + key - self.queries.start
+    }
+
+    /// The key's row and the query head of each column of a panel.
     fn columns(&self, panel: usize) -> impl ExactSizeIterator<Item = (usize, usize)> {
         let (group, start, head) = (self.group(), self.queries.start, self.kv_head * self.group());
         let all = self.queries.len() * group;
@@ -153,8 +161,8 @@ impl Task<'_> {
         let (max, sum) = memory.split_at_mut(columns);
         let rows: Vec<_> = self.columns(index).collect();
         let query = |i: usize| {
-            let (row, head) = rows[i];
-            &self.q[(row * self.shape.heads + head) * e..][..e]
+            let (key, head) = rows[i];
+            &self.q[(self.row(key) * self.shape.heads + head) * e..][..e]
         };
         pack::columns(self.tile, rows.len(), e, query, queries);
         queries.iter_mut().for_each(|q| *q *= self.shape.scale);
@@ -256,7 +264,8 @@ impl Task<'_> {
             || divide(panel.output, panel.sum),
         );
         transpose(e, columns, |c| &panel.output[c * columns..][..columns], turned, e);
-        for (column, (row, head)) in self.columns(index).enumerate() {
+        for (column, (key, head)) in self.columns(index).enumerate() {
+            let row = self.row(key);
             // SAFETY: this task's rows and heads.
             let out = unsafe { out.row_mut(row, head * e, e) };
             out.copy_from_slice(&turned[column * e..][..e]);

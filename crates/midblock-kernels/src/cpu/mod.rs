@@ -3,6 +3,8 @@
 mod attention;
 mod attention_backward;
 mod buffer;
+mod decode;
+mod dots;
 mod elementwise;
 mod exp;
 mod gate;
@@ -154,6 +156,15 @@ impl Backend for Cpu {
             }
         }
         gemm::products(self.arch, left, mode, &mut wide);
+    }
+
+    fn decode_linears(&self, x: &CpuBuffer, rows: usize, mode: Accumulate, pairs: &mut [(&CpuMatrix, &mut CpuBuffer)]) {
+        let mut products = Vec::with_capacity(pairs.len());
+        for (w, out) in pairs {
+            shapes::linear(x.len(), w.shape(), rows, out.len());
+            products.push((w.source(), &mut ***out));
+        }
+        decode::products(self.arch, x, rows, mode, &mut products);
     }
 
     fn linear_dx(&self, dy: &CpuBuffer, w: &CpuMatrix, rows: usize, mode: Accumulate, dx: &mut CpuBuffer) {

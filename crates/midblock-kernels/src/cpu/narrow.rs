@@ -1,17 +1,17 @@
 //! Products with few output columns, such as those of an adapter's rank, which would leave most of a panel empty.
 //!
-//! `x · Wᵀ` with few rows of W is a few dot products per row of x: lanes run along the sum, x is read once where it lies, and
-//! nothing is packed. `dyᵀ · x` with few columns of x is made transposed, `xᵀ · dy`, and turned around a strip at a time.
+//! `x · Wᵀ` with few rows of W is a few dot products per row of x, which is read once where it lies. `dyᵀ · x` with few columns of x is made transposed, `xᵀ · dy`, and turned around a strip at a time.
 
 use super::{
     buffer::with_scratch,
+    dots::Dots,
     gemm::{self, Factor},
     kernel::{Output, Tile},
     matrix::Source,
     transpose::transpose,
 };
 use crate::Accumulate;
-use pulp::{Arch, Simd, WithSimd};
+use pulp::Arch;
 use rayon::prelude::*;
 
 /// Most columns of an output that counts as narrow.
@@ -47,10 +47,15 @@ fn dots(arch: Arch, x: &[f32], w: &[f32], depth: usize, mode: Accumulate, out: &
         .for_each(|(out, x)| {
             arch.dispatch(Dots {
                 x,
+                x_stride: depth,
                 w,
+                w_stride: depth,
                 depth,
+                rows: out.len() / n,
+                columns: n,
                 add: mode == Accumulate::Add,
-                out,
+                // SAFETY: the chunk is borrowed until the products are done.
+                out: unsafe { Output::new(out, n) },
             });
         });
 }
@@ -80,110 +85,4 @@ pub(super) fn transposed(arch: Arch, wide: Factor<'_>, narrow: Factor<'_>, mode:
             });
         });
     });
-}
-
-struct Dots<'a> {
-    x: &'a [f32],
-    w: &'a [f32],
-    depth: usize,
-    add: bool,
-    out: &'a mut [f32],
-}
-
-impl WithSimd for Dots<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self { x, w, depth, add, out } = self;
-        let columns = w.len() / depth;
-        let mut column = 0;
-        while column < columns {
-            // As many columns as leave room for three rows of accumulators.
-            let here = match columns - column {
-                8.. if S::REGISTER_COUNT >= 32 => 8,
-                4.. => 4,
-                _ => 1,
-            };
-            let w = &w[column * depth..][..here * depth];
-            let out = &mut out[column..];
-            match here {
-                8 => strip::<S, 8>(simd, x, w, depth, columns, add, out),
-                4 => strip::<S, 4>(simd, x, w, depth, columns, add, out),
-                _ => strip::<S, 1>(simd, x, w, depth, columns, add, out),
-            }
-            column += here;
-        }
-    }
-}
-
-/// `N` columns of the output, whose rows are `stride` apart.
-#[inline(always)]
-fn strip<S: Simd, const N: usize>(
-    simd: S,
-    x: &[f32],
-    w: &[f32],
-    depth: usize,
-    stride: usize,
-    add: bool,
-    out: &mut [f32],
-) {
-    let rows = x.len() / depth;
-    let mut row = 0;
-    while row < rows {
-        let here = if rows - row >= 3 { 3 } else { 1 };
-        let x = &x[row * depth..][..here * depth];
-        let out = &mut out[row * stride..];
-        if here == 3 {
-            store(simd, tile::<S, 3, N>(simd, x, w, depth), stride, add, out);
-        } else {
-            store(simd, tile::<S, 1, N>(simd, x, w, depth), stride, add, out);
-        }
-        row += here;
-    }
-}
-
-/// `M` × `N` dot products of rows of x and w; each has its own accumulator and order, whatever M and N are.
-#[inline(always)]
-fn tile<S: Simd, const M: usize, const N: usize>(simd: S, x: &[f32], w: &[f32], depth: usize) -> [[S::f32s; N]; M] {
-    let mut acc = [[simd.splat_f32s(0.0); N]; M];
-    let x: [_; M] = std::array::from_fn(|m| S::as_simd_f32s(&x[m * depth..][..depth]));
-    let w: [_; N] = std::array::from_fn(|n| S::as_simd_f32s(&w[n * depth..][..depth]));
-    for i in 0..depth / S::F32_LANES {
-        // SAFETY: each row has this many whole vectors.
-        let x = x.map(|(whole, _)| unsafe { *whole.get_unchecked(i) });
-        for n in 0..N {
-            // SAFETY: as above.
-            let w = unsafe { *w[n].0.get_unchecked(i) };
-            for m in 0..M {
-                acc[m][n] = simd.mul_add_e_f32s(x[m], w, acc[m][n]);
-            }
-        }
-    }
-    if !depth.is_multiple_of(S::F32_LANES) {
-        let x = x.map(|(_, rest)| simd.partial_load_f32s(rest));
-        for n in 0..N {
-            let w = simd.partial_load_f32s(w[n].1);
-            for m in 0..M {
-                acc[m][n] = simd.mul_add_e_f32s(x[m], w, acc[m][n]);
-            }
-        }
-    }
-    acc
-}
-
-#[inline(always)]
-fn store<S: Simd, const M: usize, const N: usize>(
-    simd: S,
-    acc: [[S::f32s; N]; M],
-    stride: usize,
-    add: bool,
-    out: &mut [f32],
-) {
-    for (acc, out) in acc.into_iter().zip(out.chunks_mut(stride)) {
-        for (acc, out) in acc.into_iter().zip(out) {
-            let value = simd.reduce_sum_f32s(acc);
-            *out = if add { *out + value } else { value };
-        }
-    }
 }

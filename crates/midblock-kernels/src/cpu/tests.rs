@@ -29,13 +29,16 @@ fn products<B: Backend>(b: &B, [n, k]: [usize; 2]) -> Vec<f64> {
     b.linear(&x, &w, rows, Accumulate::Add, &mut y);
     b.linears_dx(&[(&dy, &w), (&dy, &w)], rows, Accumulate::Write, &mut dx);
     b.linear_dw(&dy, &x, rows, Accumulate::Add, &mut dw);
-    read(b, &[y, dx, dw])
+    let mut decoded = b.upload(&values(4, rows * n));
+    b.decode_linears(&x, rows, Accumulate::Add, &mut [(&w, &mut decoded)]);
+    read(b, &[y, dx, dw, decoded])
 }
 
 fn attention<B: Backend>(b: &B) -> Vec<f64> {
     let offsets = [0, 150, 150, 157];
     let shape = Attention {
         offsets: &offsets,
+        keys: None,
         heads: 6,
         kv_heads: 2,
         head_dim: 20,

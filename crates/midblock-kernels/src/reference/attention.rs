@@ -9,13 +9,14 @@ use crate::{Attention, AttentionForward, AttentionGradients};
 /// Calls `body` with each query's (row, head), its kv head and the rows of the keys it sees.
 fn each_query(shape: &Attention<'_>, mut body: impl FnMut(usize, usize, usize, std::ops::RangeInclusive<usize>)) {
     let group = shape.heads / shape.kv_heads;
-    for bounds in shape.offsets.windows(2) {
-        for i in bounds[0]..bounds[1] {
+    for (queries, keys) in shape.sequences() {
+        for i in queries.clone() {
+            let own = keys.end - (queries.end - i);
             let first = shape
                 .window
-                .map_or(bounds[0], |w| bounds[0].max((i + 1).saturating_sub(w)));
+                .map_or(keys.start, |w| keys.start.max((own + 1).saturating_sub(w)));
             for h in 0..shape.heads {
-                body(i, h, h / group, first..=i);
+                body(i, h, h / group, first..=own);
             }
         }
     }

@@ -27,6 +27,7 @@ fn any_attention(lengths: &[usize], heads: Heads, seed: u64) -> (Vec<f64>, Vec<f
                      heads: Heads| {
         let shape = Attention {
             offsets,
+            keys: None,
             heads: heads.kv_heads * heads.group,
             kv_heads: heads.kv_heads,
             head_dim: heads.head_dim,

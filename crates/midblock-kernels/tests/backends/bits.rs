@@ -117,6 +117,7 @@ impl Batch {
         let len = offsets[offsets.len() - 1];
         let shape = Attention {
             offsets,
+            keys: None,
             heads: Self::HEADS,
             kv_heads: Self::KV_HEADS,
             head_dim: Self::HEAD_DIM,

@@ -151,6 +151,7 @@ fn attention() {
         let offsets = [0, 0, 4, 4, 5, 9];
         let shape = Attention {
             offsets: &offsets,
+            keys: None,
             heads: 4,
             kv_heads: 2,
             head_dim: 3,

@@ -18,6 +18,7 @@ macro_rules! operation {
 
 mod attention;
 mod bits;
+mod decode;
 mod elementwise;
 mod gradients;
 mod linear;

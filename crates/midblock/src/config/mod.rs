@@ -55,6 +55,15 @@ impl fmt::Display for Problem {
     }
 }
 
+/// Why the text of a file that is called `name` does not fit a schema, with line and key.
+pub(crate) fn explain_toml(name: &str, text: &str, error: &toml::de::Error) -> Problem {
+    let file = File {
+        name: name.into(),
+        text: text.into(),
+    };
+    file.explain(error)
+}
+
 impl Config {
     /// Reads `file`, if there is one, applies `overrides` in their order, checks the result and fills in every default.
     ///

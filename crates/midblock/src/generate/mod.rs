@@ -1,5 +1,14 @@
-//! Ids → more ids: what is asked of a language model, and the engine that answers.
+//! Ids → more ids: what is asked of a language model ([`LanguageModel`]), and the engine that answers ([`Engine`]).
 
+mod cache;
+mod engine;
 mod request;
+mod sampler;
+mod score;
+mod stops;
+#[cfg(test)]
+mod tests;
+mod text;
 
+pub use engine::Engine;
 pub use request::{Answers, Completion, Continuation, Finish, LanguageModel, Question, Request, Sampling, Stops};

@@ -1,7 +1,7 @@
 //! Causal self-attention with its projections: `o(softmax(scale · rope(q) rope(k)ᵀ) v)`.
 
 use super::{
-    Architecture, Pass, Sink,
+    Architecture, Keep, KeysValues, Pass, Sink,
     linear::{Backward, Linear, Narrow},
     norm::Norm,
 };
@@ -115,6 +115,7 @@ impl<B: Backend> SelfAttention<B> {
     fn shape<'a>(&self, pass: &'a Pass<'_, B>) -> Attention<'a> {
         Attention {
             offsets: pass.batch.offsets(),
+            keys: pass.batch.keys(),
             heads: self.heads,
             kv_heads: self.kv_heads,
             head_dim: self.head_dim,
@@ -128,7 +129,7 @@ impl<B: Backend> SelfAttention<B> {
         &self,
         pass: &Pass<'_, B>,
         x: &B::Buffer,
-        keep: bool,
+        keep: Keep<'_, B>,
         state: &mut AttentionState<B>,
         mode: Accumulate,
         out: &mut B::Buffer,
@@ -160,11 +161,19 @@ impl<B: Backend> SelfAttention<B> {
         backend.rope(q, pass.rope, pass.batch.positions(), self.heads);
         backend.rope(k, pass.rope, pass.batch.positions(), self.kv_heads);
         backend.resize(mean, rows * self.heads * self.head_dim);
-        let log_sums = keep.then(|| {
-            backend.resize(log_sums, rows * self.heads);
-            log_sums
-        });
-        backend.attention(&self.shape(pass), q, k, v, mean, log_sums);
+        match keep {
+            Keep::Nothing => backend.attention(&self.shape(pass), q, k, v, mean, None),
+            Keep::Interior => {
+                backend.resize(log_sums, rows * self.heads);
+                backend.attention(&self.shape(pass), q, k, v, mean, Some(log_sums));
+            }
+            Keep::Keys(KeysValues { keys, values }) => {
+                for (new, all) in [(k, &mut *keys), (v, &mut *values)] {
+                    backend.scatter_rows(new, pass.batch.cache_rows(), self.kv_heads * self.head_dim, all);
+                }
+                backend.attention(&self.shape(pass), q, keys, values, mean, None);
+            }
+        }
         self.o.forward(pass, mean, mode, out, narrow_o);
     }
 

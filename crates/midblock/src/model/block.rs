@@ -4,7 +4,7 @@
 //! the other way and adds to the residual gradient: `dh += ∂A/∂hᵀ · dh` after `dh += ∂M/∂middleᵀ · dh`.
 
 use super::{
-    Architecture, Kind, NormPlacement, ParameterId, Part, Pass, QkNorm, Sink,
+    Architecture, Keep, Kind, NormPlacement, ParameterId, Part, Pass, QkNorm, Sink,
     attention::{AttentionScratch, AttentionState, SelfAttention},
     linear::{Delta, Linear},
     mlp::{GatedMlp, MlpState},
@@ -44,6 +44,14 @@ pub struct Scratch<B: Backend> {
     product: B::Buffer,
     d_product: B::Buffer,
     attention: AttentionScratch<B>,
+}
+
+/// Keys and values of a block, of tokens that later ones attend to.
+pub struct KeysValues<B: Backend> {
+    /// Rotated, (rows, K·E)
+    pub keys: B::Buffer,
+    /// (rows, K·E)
+    pub values: B::Buffer,
 }
 
 /// A trainable part of a model.
@@ -129,12 +137,12 @@ impl<B: Backend> Block<B> {
         }
     }
 
-    /// Replaces `hidden` (rows, D) by the block's output. With `keep`, `interior` is left as [`backward`](Self::backward)
-    /// wants it.
+    /// Replaces `hidden` (rows, D) by the block's output. With [`Keep::Interior`], `interior` is left as
+    /// [`backward`](Self::backward) wants it.
     pub fn forward(
         &self,
         pass: &Pass<'_, B>,
-        keep: bool,
+        keep: Keep<'_, B>,
         hidden: &mut B::Buffer,
         interior: &mut Interior<B>,
         scratch: &mut Scratch<B>,
@@ -147,29 +155,30 @@ impl<B: Backend> Block<B> {
             unnormed: [attended, expanded],
         } = interior;
         let Scratch { x, product, .. } = scratch;
+        let keeps = matches!(keep, Keep::Interior);
         match self.placement {
             NormPlacement::Before => {
                 self.attention_norm.forward(backend, hidden, x);
                 self.attention
                     .forward(pass, x, keep, attention, Accumulate::Add, hidden);
-                if keep {
+                if keeps {
                     backend.resize(middle, backend.len(hidden));
                     backend.copy(hidden, middle);
                 }
                 self.mlp_norm.forward(backend, hidden, x);
-                self.mlp.forward(pass, x, keep, mlp, product, Accumulate::Add, hidden);
+                self.mlp.forward(pass, x, keeps, mlp, product, Accumulate::Add, hidden);
             }
             NormPlacement::After => {
                 self.attention
                     .forward(pass, hidden, keep, attention, Accumulate::Write, attended);
                 self.attention_norm.forward(backend, attended, x);
                 backend.add(hidden, x);
-                if keep {
+                if keeps {
                     backend.resize(middle, backend.len(hidden));
                     backend.copy(hidden, middle);
                 }
                 self.mlp
-                    .forward(pass, hidden, keep, mlp, product, Accumulate::Write, expanded);
+                    .forward(pass, hidden, keeps, mlp, product, Accumulate::Write, expanded);
                 self.mlp_norm.forward(backend, expanded, x);
                 backend.add(hidden, x);
             }

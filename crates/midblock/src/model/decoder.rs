@@ -1,7 +1,7 @@
 //! The whole model: embedding, blocks, final norm and head.
 
 use super::{
-    Architecture, Batch, Block, BlockTensors, Ends, Interior, Parameter, ParameterId, Part, Pass, Scratch,
+    Architecture, Batch, Block, BlockTensors, Ends, Interior, Keep, Parameter, ParameterId, Part, Pass, Scratch,
     linear::Delta,
 };
 use crate::{
@@ -63,18 +63,13 @@ impl<B: Backend> Decoder<B> {
         scratch: &mut Scratch<B>,
         mut tap: impl FnMut(usize, &B::Buffer),
     ) -> B::Buffer {
-        let pass = Pass {
-            backend,
-            batch,
-            rope,
-            dropout: None,
-        };
+        let pass = Pass::inference(backend, batch, rope);
         let mut interior = Interior::new(backend);
         let mut hidden = backend.zeros(0);
         self.ends.embed(backend, batch, &mut hidden);
         tap(0, &hidden);
         for (index, block) in self.blocks.iter().enumerate() {
-            block.forward(&pass, false, &mut hidden, &mut interior, scratch);
+            block.forward(&pass, Keep::Nothing, &mut hidden, &mut interior, scratch);
             tap(index + 1, &hidden);
         }
         hidden

@@ -36,7 +36,7 @@ pub struct Labels {
     pub targets: Vec<u32>,
 }
 
-/// Buffers of the head's loss, reused from batch to batch.
+/// Buffers of the head, reused from batch to batch.
 pub struct HeadScratch<B: Backend> {
     hidden: B::Buffer,
     normed: B::Buffer,
@@ -119,6 +119,37 @@ impl<B: Backend> Ends<B> {
         let rows = backend.len(normed) / self.hidden;
         let mut logits = backend.zeros(rows * self.vocab);
         backend.linear(normed, self.head(), rows, Accumulate::Write, &mut logits);
+        logits
+    }
+
+    /// Logits of some rows of `h[L]`, (rows, V). With `decoding` through [`Backend::decode_linears`]: for few rows.
+    pub fn logits_of<'s>(
+        &self,
+        backend: &B,
+        hidden: &B::Buffer,
+        rows: &[usize],
+        decoding: bool,
+        scratch: &'s mut HeadScratch<B>,
+    ) -> &'s B::Buffer {
+        let HeadScratch {
+            hidden: states,
+            normed,
+            logits,
+            ..
+        } = scratch;
+        backend.resize(states, rows.len() * self.hidden);
+        backend.gather_rows(hidden, rows, self.hidden, states);
+        self.final_norm.forward(backend, states, normed);
+        backend.resize(logits, rows.len() * self.vocab);
+        match decoding {
+            true => backend.decode_linears(
+                normed,
+                rows.len(),
+                Accumulate::Write,
+                &mut [(self.head(), &mut *logits)],
+            ),
+            false => backend.linear(normed, self.head(), rows.len(), Accumulate::Write, logits),
+        }
         logits
     }
 

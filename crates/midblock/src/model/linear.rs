@@ -106,7 +106,7 @@ impl<B: Backend> Linear<B> {
         let (backend, rows) = (pass.backend, pass.rows());
         let [features, _] = backend.shape(&self.weight);
         backend.resize(out, rows * features);
-        backend.linear(x, &self.weight, rows, mode, out);
+        pass.linears(x, mode, &mut [(&self.weight, &mut *out)]);
         Self::finish(pass, x, &mut [(self, out, narrow)]);
     }
 
@@ -124,7 +124,7 @@ impl<B: Backend> Linear<B> {
             .iter_mut()
             .map(|(layer, out, _)| (&layer.weight, &mut **out))
             .collect();
-        backend.linears(x, rows, Accumulate::Write, &mut pairs);
+        pass.linears(x, Accumulate::Write, &mut pairs);
         Self::finish(pass, x, layers);
     }
 
@@ -141,15 +141,15 @@ impl<B: Backend> Linear<B> {
             let Some(delta) = &layer.delta else { continue };
             backend.resize(narrow, rows * delta.rank);
             match layer.dropped(pass, x) {
-                Some(x) => backend.linear(&x, &delta.a, rows, Accumulate::Write, narrow),
+                Some(x) => pass.linears(&x, Accumulate::Write, &mut [(&delta.a, &mut **narrow)]),
                 None => together.push((&delta.a, &mut **narrow)),
             }
         }
-        backend.linears(x, rows, Accumulate::Write, &mut together);
+        pass.linears(x, Accumulate::Write, &mut together);
         for (layer, out, narrow) in layers.iter_mut() {
             let Some(delta) = &layer.delta else { continue };
             backend.scale(narrow, delta.scale);
-            backend.linear(narrow, &delta.b, rows, Accumulate::Add, out);
+            pass.linears(narrow, Accumulate::Add, &mut [(&delta.b, &mut **out)]);
         }
     }
 

@@ -26,11 +26,11 @@ mod tensors;
 
 pub use architecture::{Architecture, BlockShape, NormPlacement, QkNorm};
 pub use batch::Batch;
-pub use block::{Block, Interior, Parameter, Scratch};
+pub use block::{Block, Interior, KeysValues, Parameter, Scratch};
 pub use decoder::Decoder;
 pub use ends::{Ends, HeadScratch, Labels};
 pub use parameter::{Kind, ParameterId, Part};
-pub use pass::{Pass, Sink};
+pub use pass::{Keep, Pass, Sink};
 pub use rope::{Rope, RopeScaling};
 pub use tape::{Reached, Tape};
 pub use tensors::{BlockTensors, LinearTensors};

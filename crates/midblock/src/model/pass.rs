@@ -1,7 +1,7 @@
 //! What one pass over a batch shares, and where gradients go.
 
-use super::{Batch, ParameterId};
-use midblock_kernels::{Backend, RopeTable};
+use super::{Batch, KeysValues, ParameterId};
+use midblock_kernels::{Accumulate, Backend, RopeTable};
 
 /// One pass over a batch, forward or backward; backward gets the pass that forward got.
 pub struct Pass<'a, B: Backend> {
@@ -13,9 +13,40 @@ pub struct Pass<'a, B: Backend> {
     pub rope: &'a RopeTable,
     /// Key of the adapters' dropout masks; `None` drops nothing. The mask of a layer is a function of this and its name.
     pub dropout: Option<u64>,
+    /// Whether this is a step of decoding, whose few rows go through [`Backend::decode_linears`].
+    pub decoding: bool,
 }
 
-impl<B: Backend> Pass<'_, B> {
+/// What a forward pass leaves behind beside its output.
+pub enum Keep<'a, B: Backend> {
+    /// Nothing.
+    Nothing,
+    /// What backward reads.
+    Interior,
+    /// Keys and values, in the rows that the batch [continues](Batch::continued) at; queries see those before them.
+    Keys(&'a mut KeysValues<B>),
+}
+
+impl<'a, B: Backend> Pass<'a, B> {
+    /// A pass that drops nothing.
+    pub fn inference(backend: &'a B, batch: &'a Batch, rope: &'a RopeTable) -> Self {
+        Self {
+            backend,
+            batch,
+            rope,
+            dropout: None,
+            decoding: false,
+        }
+    }
+
+    /// `out (+)= x Wᵀ` for each pair.
+    pub(super) fn linears(&self, x: &B::Buffer, mode: Accumulate, pairs: &mut [(&B::Matrix, &mut B::Buffer)]) {
+        match self.decoding {
+            true => self.backend.decode_linears(x, self.rows(), mode, pairs),
+            false => self.backend.linears(x, self.rows(), mode, pairs),
+        }
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.batch.rows()

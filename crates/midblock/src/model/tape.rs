@@ -3,7 +3,7 @@
 //! Of every block the input is kept, (rows, D); of the upper `kept` blocks also the [`Interior`], the others' is computed
 //! again when backward reaches them (Chen et al. 2016). Both ways give the same bits.
 
-use super::{Decoder, HeadScratch, Interior, Labels, Pass, Scratch, Sink};
+use super::{Decoder, HeadScratch, Interior, Keep, Labels, Pass, Scratch, Sink};
 use midblock_kernels::Backend;
 use std::ops::ControlFlow;
 
@@ -55,7 +55,13 @@ impl<B: Backend> Tape<B> {
     /// Runs blocks `blocks` on the residual stream without keeping anything.
     pub fn skip(&mut self, decoder: &Decoder<B>, pass: &Pass<'_, B>, blocks: std::ops::Range<usize>) {
         for block in &decoder.blocks()[blocks] {
-            block.forward(pass, false, &mut self.hidden, &mut self.shared, &mut self.scratch);
+            block.forward(
+                pass,
+                Keep::Nothing,
+                &mut self.hidden,
+                &mut self.shared,
+                &mut self.scratch,
+            );
         }
     }
 
@@ -67,8 +73,8 @@ impl<B: Backend> Tape<B> {
             pass.backend.resize(&mut self.inputs[i], pass.backend.len(&self.hidden));
             pass.backend.copy(&self.hidden, &mut self.inputs[i]);
             let (keep, interior) = match i.checked_sub(recomputed) {
-                Some(kept) => (true, &mut self.interiors[kept]),
-                None => (false, &mut self.shared),
+                Some(kept) => (Keep::Interior, &mut self.interiors[kept]),
+                None => (Keep::Nothing, &mut self.shared),
             };
             block.forward(pass, keep, &mut self.hidden, interior, &mut self.scratch);
         }
@@ -110,7 +116,13 @@ impl<B: Backend> Tape<B> {
                 Some(kept) => &mut self.interiors[kept],
                 None => {
                     backend.copy(input, &mut self.hidden);
-                    block.forward(pass, true, &mut self.hidden, &mut self.shared, &mut self.scratch);
+                    block.forward(
+                        pass,
+                        Keep::Interior,
+                        &mut self.hidden,
+                        &mut self.shared,
+                        &mut self.scratch,
+                    );
                     &mut self.shared
                 }
             };

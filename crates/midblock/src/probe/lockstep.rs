@@ -3,7 +3,7 @@
 use crate::{
     Error, Result,
     checkpoint::{Checkpoint, Tensor},
-    model::{Architecture, Batch, Block, BlockTensors, Ends, Interior, Pass, Scratch},
+    model::{Architecture, Batch, Block, BlockTensors, Ends, Interior, Keep, Pass, Scratch},
     progress::Progress,
 };
 use midblock_kernels::{Backend, RopeTable};
@@ -168,13 +168,8 @@ impl<'a, B: Backend> Lockstep<'a, B> {
             if progress.cancelled() {
                 return Err(Error::Interrupted);
             }
-            let pass = Pass {
-                backend: self.backend,
-                batch,
-                rope: &self.ropes[member],
-                dropout: None,
-            };
-            block.forward(&pass, false, hidden, &mut self.interior, &mut self.scratch);
+            let pass = Pass::inference(self.backend, batch, &self.ropes[member]);
+            block.forward(&pass, Keep::Nothing, hidden, &mut self.interior, &mut self.scratch);
             self.tokens_computed += batch.rows() as u64;
             progress.advance((batch.rows() * shared_by) as u64);
         }

@@ -231,6 +231,16 @@ impl Tokenizer {
             .map_err(|e| Error::malformed(&self.path, "tokenizer.json", format!("cannot decode: {e}")))
     }
 
+    /// Text of `ids` without special tokens: of what a model wrote, what it said.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn text(&self, ids: &[u32]) -> Result<String> {
+        self.inner
+            .decode(ids, true)
+            .map_err(|e| Error::malformed(&self.path, "tokenizer.json", format!("cannot decode: {e}")))
+    }
+
     /// Number of tokens, added ones included. Ids may have gaps: see [`Tokenizer::max_id`].
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)

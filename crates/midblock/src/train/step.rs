@@ -212,6 +212,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
             batch: &batch,
             rope,
             dropout: Some(key),
+            decoding: false,
         };
         tape.forward(decoder, &pass);
         let consume = options.consumes();
@@ -314,12 +315,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
                 first,
                 ..
             } = self;
-            let pass = Pass {
-                backend: *backend,
-                batch: &batch,
-                rope,
-                dropout: None,
-            };
+            let pass = Pass::inference(*backend, &batch, rope);
             tape.skip(decoder, &pass, *first..decoder.blocks().len());
             sum += LossSum {
                 nats: tape.loss(decoder, *backend, &labels).iter().sum(),
@@ -359,12 +355,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
             }
             return Ok(());
         }
-        let pass = Pass {
-            backend: *backend,
-            batch,
-            rope,
-            dropout: None,
-        };
+        let pass = Pass::inference(*backend, batch, rope);
         decoder.ends().embed(*backend, batch, tape.hidden_mut());
         tape.skip(decoder, &pass, 0..*first);
         if let Some(cache) = prefix {

@@ -238,6 +238,7 @@ fn finite_differences(name: &'static str) {
         batch: &batch,
         rope: &rope,
         dropout: Some(5),
+        decoding: false,
     };
     let lengths: Vec<_> = all.iter().map(|(id, shape)| (*id, shape.iter().product())).collect();
     let mut sums = Gradients::new(&backend, &lengths, false);

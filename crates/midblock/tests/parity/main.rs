@@ -3,6 +3,7 @@
 mod difference;
 mod fixture;
 mod forward;
+mod generation;
 mod gradients;
 mod mutations;
 mod outputs;

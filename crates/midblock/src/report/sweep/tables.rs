@@ -30,7 +30,11 @@ pub fn csv(table: &Table) -> String {
             "_difference_lo",
             "_difference_hi",
         ];
-        header.extend(columns.iter().map(|column| format!("{name}{column}")));
+        header.extend(
+            columns
+                .iter()
+                .map(|column| format!("{}{column}", name.replace(' ', "_"))),
+        );
     }
     header.extend(["train_seconds", "peak_private_bytes"].map(str::to_owned));
     let mut writer = csv::Writer::from_writer(Vec::new());

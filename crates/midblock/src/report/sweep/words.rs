@@ -96,6 +96,7 @@ pub(super) fn difference_text(measure: &Measure, value: f64, unit: bool) -> Stri
     let (text, word) = match measure.unit {
         Unit::Share => (format!("{:+.1}", 100.0 * value), " points"),
         Unit::Nats => (format!("{value:+.4}"), " nats"),
+        Unit::Bits => (format!("{value:+.4}"), " bits"),
     };
     let text = text.replace('-', "−");
     if unit { text + word } else { text }
@@ -105,15 +106,17 @@ pub(super) fn difference_text(measure: &Measure, value: f64, unit: bool) -> Stri
 pub(super) fn value_text(measure: &Measure, value: f64) -> String {
     match measure.unit {
         Unit::Share => format!("{:.1}", 100.0 * value),
-        Unit::Nats => format!("{value:.4}"),
+        Unit::Nats | Unit::Bits => format!("{value:.4}"),
     }
 }
 
 /// "gsm8k accuracy, %".
 pub(super) fn measure_title(measure: &Measure) -> String {
+    let name = format!("{} {}", measure.name, measure.metric.replace('_', " "));
     match measure.unit {
-        Unit::Share => format!("{} {}, %", measure.name, measure.metric),
-        Unit::Nats => format!("{}, nats", measure.metric),
+        Unit::Share => format!("{}, %", name.trim()),
+        Unit::Nats | Unit::Bits if measure.metric.is_empty() => format!("{}, nats", measure.name),
+        Unit::Nats | Unit::Bits => name,
     }
 }
 

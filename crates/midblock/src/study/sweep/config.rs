@@ -3,11 +3,12 @@
 //! The same order as for one experiment: defaults, the file, overrides. A key of the experiment that `[sweep]` varies must not be
 //! given beside it.
 
-use super::{EvalConfig, Pattern};
+use super::Pattern;
 use crate::{
     Error, Result,
     adapt::Scaling,
     config::{self, Adapt, AdaptKind, Config, Data, File, Model, Objective, Output, Override, Problem, Select, Train},
+    eval::EvalConfig,
     select::Layers,
 };
 use serde::{Deserialize, Serialize};

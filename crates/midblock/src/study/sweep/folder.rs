@@ -19,8 +19,8 @@ use crate::{
     Error, Result,
     checkpoint::{Checkpoint, FileHash},
     config::{self, Config},
-    run::{DONE, write_bytes},
-    train::{RESOLVED_TOML, TrainingRun, is_free, lock},
+    run::{DONE, lock, write_bytes},
+    train::{RESOLVED_TOML, TrainingRun, is_free},
 };
 use std::{
     collections::BTreeMap,
@@ -81,13 +81,13 @@ impl SweepFolder {
             check_sweep(dir, &plan.file)?;
         } else if dir.is_dir() {
             let mut entries = fs::read_dir(dir).map_err(Error::io("list", dir))?.flatten();
-            if let Some(entry) = entries.find(|entry| entry.file_name() != ".lock") {
+            if let Some(entry) = entries.find(|entry| entry.file_name() != lock::NAME) {
                 let problem = format!("the folder holds something else: {}", entry.file_name().display());
                 return Err(refuse(problem, "name a new or empty folder"));
             }
         }
         fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
-        let lock = lock(dir)?;
+        let lock = lock::take(dir)?;
         let mut hashes = BTreeMap::new();
         for cell in &plan.cells {
             check_cell(dir, cell, &mut hashes)?;

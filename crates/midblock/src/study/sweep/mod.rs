@@ -18,7 +18,7 @@ mod table;
 
 pub use config::{Sweep, SweepConfig, SweepFile};
 pub use estimate::{CellEstimate, estimate};
-pub use examine::{Examiner, Measure, Scores, Unit};
+pub use examine::{Examiner, Measure, Scores, Tasks, Unit};
 pub use folder::SweepFolder;
 pub use interval::Interval;
 pub use pattern::Pattern;
@@ -26,6 +26,3 @@ pub use plan::{Cell, SweepData, SweepModel, SweepPlan};
 pub use record::SweepRecord;
 pub use run::{Failure, Means, News, Watcher, sweep};
 pub use table::{Comparison, Group, Row, Table};
-
-/// What judges by tasks.
-pub type EvalConfig = toml::Table;

@@ -1,0 +1,418 @@
+//! Prompts through a model, many at a time: each in a slot of the cache, prompts whole, then a token each a step.
+//!
+//! A slot that is done takes the next prompt at once, so no sequence waits for another (Yu et al. 2022, "Orca"), and nothing is
+//! padded. What a sequence gets does not depend on the others: rows of a product and of attention are the same bits in any
+//! batch, prompts are always cut at the same places, and chance is a function of (seed, position).
+
+use super::{
+    Answers, Completion, Continuation, Finish, LanguageModel, Question, Request, Sampling, Stops, cache::Cache,
+    text::Text,
+};
+use crate::{
+    Error, Result,
+    checkpoint::Checkpoint,
+    model::{Batch, Decoder, HeadScratch, Interior, Keep, Pass, Scratch},
+    tokens::Tokenizer,
+};
+use midblock_kernels::{Backend, RopeTable};
+use rayon::prelude::*;
+use std::{collections::VecDeque, ops::ControlFlow};
+
+/// Tokens of a sequence that go through the model at a time.
+const CHUNK: usize = 512;
+/// Tokens of all sequences that go through the model at a time, but for a step of decoding.
+const ROWS: usize = 1024;
+/// Rows whose logits exist at a time.
+const LOGITS: usize = 64;
+
+/// A model that writes and scores, up to `batch` sequences at a time.
+pub struct Engine<'a, B: Backend> {
+    backend: &'a B,
+    tokenizer: &'a Tokenizer,
+    decoder: Decoder<B>,
+    label: String,
+    cache: Cache<B>,
+    rope: RopeTable,
+    interior: Interior<B>,
+    scratch: Scratch<B>,
+    head: HeadScratch<B>,
+    hidden: B::Buffer,
+    stop: &'a dyn Fn() -> bool,
+}
+
+/// The next tokens of a slot's sequence.
+pub(super) struct Extension<'a> {
+    pub slot: usize,
+    pub ids: &'a [u32],
+    /// Logits are wanted from this of `ids` on.
+    pub from: usize,
+}
+
+/// What becomes of a row of logits: of extension `.0`, after its token `.1`.
+pub(super) type Judge<'a, T> = &'a (dyn Fn(usize, usize, &mut [f32]) -> Option<T> + Sync);
+
+/// Which products logits are made with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Many tokens, logits of many.
+    Score,
+    /// Many tokens, logits of the last.
+    Prompt,
+    /// A token a sequence.
+    Step,
+}
+
+/// A sequence that is being written.
+struct Writing<'a> {
+    request: usize,
+    slot: usize,
+    ids: Vec<u32>,
+    text: Text<'a>,
+}
+
+impl<'a, B: Backend> Engine<'a, B> {
+    /// Loads a checkpoint, with its adapter.
+    ///
+    /// # Errors
+    /// Whatever is wrong with its configuration or tensors.
+    pub fn new(backend: &'a B, checkpoint: &Checkpoint, tokenizer: &'a Tokenizer, batch: usize) -> Result<Self> {
+        let decoder = Decoder::load(backend, checkpoint)?;
+        Ok(Self {
+            backend,
+            tokenizer,
+            label: checkpoint.label().to_owned(),
+            cache: Cache::new(backend, decoder.architecture(), batch.max(1)),
+            rope: decoder.rope(0),
+            interior: Interior::new(backend),
+            scratch: Scratch::new(backend),
+            head: HeadScratch::new(backend),
+            hidden: backend.zeros(0),
+            stop: &|| false,
+            decoder,
+        })
+    }
+
+    /// Asked before every pass; true ends the work with [`Error::Interrupted`].
+    pub fn stopping(mut self, stop: &'a dyn Fn() -> bool) -> Self {
+        self.stop = stop;
+        self
+    }
+
+    /// [`LanguageModel::generate`] that also hands out text as it is written: `piece` gets the number of the request and what was
+    /// added. `Break` ends the work.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn generate_streaming(
+        &mut self,
+        requests: &[Request],
+        sampling: &Sampling,
+        stops: &Stops,
+        piece: &mut dyn FnMut(usize, &str) -> ControlFlow<()>,
+        done: Answers<'_, Completion>,
+    ) -> Result<()> {
+        sampling.check()?;
+        for (index, request) in requests.iter().enumerate() {
+            self.check(
+                &format!("prompt {}", index + 1),
+                &request.prompt,
+                request.max_new.min(1),
+            )?;
+        }
+        self.cache.clear();
+        let mut waiting: VecDeque<usize> = (0..requests.len()).collect();
+        let mut free: Vec<usize> = (0..self.cache.slots()).rev().collect();
+        let mut writing: Vec<Writing<'_>> = Vec::new();
+        loop {
+            let new = self.admit(requests, stops, &mut waiting, &mut free);
+            let first = writing.len();
+            let phase = if new.is_empty() { Phase::Step } else { Phase::Prompt };
+            writing.extend(new);
+            let from = if phase == Phase::Step { 0 } else { first };
+            if writing.is_empty() {
+                return Ok(());
+            }
+            for token in self
+                .next_tokens(requests, sampling, &writing[from..], phase)?
+                .into_iter()
+                .zip(from..)
+            {
+                let (id, at) = token;
+                writing[at].ids.push(id);
+                if !stops.tokens.contains(&id) {
+                    writing[at].text.push(id)?;
+                }
+                if piece(writing[at].request, writing[at].text.piece()).is_break() {
+                    return Ok(());
+                }
+            }
+            for at in (from..writing.len()).rev() {
+                let Some(finish) = self.finish(&requests[writing[at].request], stops, &writing[at]) else {
+                    continue;
+                };
+                let Writing {
+                    request,
+                    slot,
+                    ids,
+                    text,
+                } = writing.swap_remove(at);
+                self.cache.truncate(slot, 0);
+                free.push(slot);
+                let (text, rest) = text.finish()?;
+                let more = piece(request, &rest);
+                if more.is_break() || done(request, Completion { ids, text, finish }).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Gives free slots to waiting prompts, as many as go through the model at a time.
+    fn admit<'s>(
+        &self,
+        requests: &[Request],
+        stops: &'s Stops,
+        waiting: &mut VecDeque<usize>,
+        free: &mut Vec<usize>,
+    ) -> Vec<Writing<'s>>
+    where
+        'a: 's,
+    {
+        let mut admitted = Vec::new();
+        let mut rows = 0;
+        while let (Some(&request), Some(&slot)) = (waiting.front(), free.last()) {
+            rows += requests[request].prompt.len();
+            if rows > ROWS && !admitted.is_empty() {
+                break;
+            }
+            waiting.pop_front();
+            free.pop();
+            admitted.push(Writing {
+                request,
+                slot,
+                ids: Vec::new(),
+                text: Text::new(self.tokenizer, &stops.strings),
+            });
+        }
+        admitted
+    }
+
+    /// The next token of each sequence.
+    fn next_tokens(
+        &mut self,
+        requests: &[Request],
+        sampling: &Sampling,
+        writing: &[Writing<'_>],
+        phase: Phase,
+    ) -> Result<Vec<u32>> {
+        let extensions: Vec<Extension<'_>> = writing
+            .iter()
+            .map(|writing| {
+                let ids = match phase {
+                    Phase::Step => &writing.ids[writing.ids.len() - 1..],
+                    _ => requests[writing.request].prompt.as_slice(),
+                };
+                Extension {
+                    slot: writing.slot,
+                    ids,
+                    from: ids.len() - 1,
+                }
+            })
+            .collect();
+        let choose = |which: usize, _: usize, logits: &mut [f32]| {
+            let Writing { request, ids, .. } = &writing[which];
+            let Request { prompt, seed, .. } = &requests[*request];
+            sampling.choose(logits, prompt.iter().chain(ids).copied(), *seed, ids.len())
+        };
+        let name = |which: usize| format!("prompt {}", writing[which].request + 1);
+        let mut chosen = self.extend(&extensions, phase, &choose, &name)?;
+        chosen.sort_unstable_by_key(|(which, _, _)| *which);
+        Ok(chosen.into_iter().map(|(_, _, id)| id).collect())
+    }
+
+    /// Why a sequence ends with its last token, if it does.
+    fn finish(&self, request: &Request, stops: &Stops, writing: &Writing<'_>) -> Option<Finish> {
+        let last = writing.ids.last()?;
+        if stops.tokens.contains(last) {
+            Some(Finish::Token)
+        } else if writing.text.has_stopped() {
+            Some(Finish::Text)
+        } else if writing.ids.len() >= request.max_new {
+            Some(Finish::Length)
+        } else if request.prompt.len() + writing.ids.len() >= self.context() {
+            Some(Finish::Context)
+        } else {
+            None
+        }
+    }
+
+    /// Runs the next tokens of some sequences; `judge` sees every row of logits that is wanted and says what becomes of it, or
+    /// that it is not finite. Returns that with the number of the extension and the token's place in it.
+    pub(super) fn extend<T: Send>(
+        &mut self,
+        extensions: &[Extension<'_>],
+        phase: Phase,
+        judge: Judge<'_, T>,
+        name: &dyn Fn(usize) -> String,
+    ) -> Result<Vec<(usize, usize, T)>> {
+        let mut results = Vec::new();
+        let mut waiting: VecDeque<(usize, usize)> = (0..extensions.len()).map(|which| (which, 0)).collect();
+        while !waiting.is_empty() {
+            if (self.stop)() {
+                return Err(Error::Interrupted);
+            }
+            let mut parts = Vec::new(); // (extension, its tokens)
+            let mut rows = 0;
+            while let Some(&(which, start)) = waiting.front() {
+                let end = extensions[which].ids.len().min(start + CHUNK);
+                rows += end - start;
+                if rows > ROWS && !parts.is_empty() && phase != Phase::Step {
+                    break;
+                }
+                waiting.pop_front();
+                parts.push((which, start..end));
+            }
+            let longer = |(which, part): &&(usize, std::ops::Range<usize>)| part.end < extensions[*which].ids.len();
+            waiting.extend(parts.iter().filter(longer).map(|(which, part)| (*which, part.end)));
+            let ids = parts
+                .iter()
+                .map(|(which, part)| (extensions[*which].slot, &extensions[*which].ids[part.clone()]));
+            self.forward(&ids.collect::<Vec<_>>(), phase);
+            let mut wanted = Vec::new(); // (row, extension, token)
+            let mut row = 0;
+            for (which, part) in parts {
+                let own = part.filter_map(|token| {
+                    row += 1;
+                    (token >= extensions[which].from).then_some((row - 1, which, token))
+                });
+                wanted.extend(own);
+            }
+            self.judge(&wanted, phase, judge, name, &mut results)?;
+        }
+        Ok(results)
+    }
+
+    /// One pass: the residual stream is left at `h[L]`.
+    fn forward(&mut self, sequences: &[(usize, &[u32])], phase: Phase) {
+        let backend = self.backend;
+        let longest = sequences
+            .iter()
+            .map(|(slot, ids)| self.cache.len(*slot) + ids.len())
+            .max();
+        let longest = longest.unwrap_or(0);
+        self.cache.reserve(backend, longest);
+        if self.rope.cos.len() < longest * self.rope.half_dim {
+            self.rope = self.decoder.rope((2 * longest).min(self.context().max(longest)));
+        }
+        let rows = sequences
+            .iter()
+            .map(|(slot, ids)| (*ids, self.cache.extend(*slot, ids.len())));
+        let batch = Batch::continued(rows);
+        let pass = Pass {
+            decoding: phase == Phase::Step,
+            ..Pass::inference(backend, &batch, &self.rope)
+        };
+        self.decoder.ends().embed(backend, &batch, &mut self.hidden);
+        for (index, block) in self.decoder.blocks().iter().enumerate() {
+            let keep = Keep::Keys(self.cache.block(index));
+            block.forward(&pass, keep, &mut self.hidden, &mut self.interior, &mut self.scratch);
+        }
+    }
+
+    /// Logits of the wanted rows, a few at a time, and what becomes of them.
+    fn judge<T: Send>(
+        &mut self,
+        wanted: &[(usize, usize, usize)],
+        phase: Phase,
+        judge: Judge<'_, T>,
+        name: &dyn Fn(usize) -> String,
+        results: &mut Vec<(usize, usize, T)>,
+    ) -> Result<()> {
+        let architecture = self.decoder.architecture();
+        for wanted in wanted.chunks(LOGITS) {
+            let rows: Vec<usize> = wanted.iter().map(|(row, _, _)| *row).collect();
+            let few = phase != Phase::Score;
+            let ends = self.decoder.ends();
+            let logits = ends.logits_of(self.backend, &self.hidden, &rows, few, &mut self.head);
+            let mut values = vec![0f32; rows.len() * architecture.vocab];
+            self.backend.read(logits, 0, &mut values);
+            let judged: Vec<Option<T>> = values
+                .par_chunks_exact_mut(architecture.vocab)
+                .zip(wanted)
+                .map(|(logits, (_, which, token))| judge(*which, *token, logits))
+                .collect();
+            for ((_, which, token), judged) in wanted.iter().zip(judged) {
+                let judged = judged.ok_or_else(|| Error::StateNotFinite {
+                    model: self.label.clone(),
+                    layer: architecture.blocks,
+                    sample: name(*which),
+                })?;
+                results.push((*which, *token, judged));
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets a slot's tokens from the `len`-th on.
+    pub(super) fn forget(&mut self, slot: usize, len: usize) {
+        self.cache.truncate(slot, len);
+    }
+
+    /// Whether a prompt has tokens, all of them the model's, and room for `more`.
+    fn check(&self, what: &str, prompt: &[u32], more: usize) -> Result<()> {
+        let (vocab, context) = (self.decoder.architecture().vocab, self.context());
+        let problem = if prompt.is_empty() {
+            "it has no tokens".to_owned()
+        } else if prompt.len() + more > context {
+            format!("with {more} more it would be longer than the model's context of {context} tokens")
+        } else if let Some(id) = prompt.iter().find(|id| **id as usize >= vocab) {
+            format!("token {id} is not one of the model's {vocab}: the tokenizer belongs to another model")
+        } else {
+            return Ok(());
+        };
+        Err(Error::Argument {
+            what: what.to_owned(),
+            value: format!("{} tokens", prompt.len()),
+            problem,
+            help: String::new(),
+        })
+    }
+}
+
+impl<B: Backend> LanguageModel for Engine<'_, B> {
+    fn context(&self) -> usize {
+        self.decoder.architecture().max_positions
+    }
+
+    fn generate(
+        &mut self,
+        requests: &[Request],
+        sampling: &Sampling,
+        stops: &Stops,
+        done: Answers<'_, Completion>,
+    ) -> Result<()> {
+        self.generate_streaming(requests, sampling, stops, &mut |_, _| ControlFlow::Continue(()), done)
+    }
+
+    fn score(&mut self, questions: &[Question], done: Answers<'_, Vec<Continuation>>) -> Result<()> {
+        for (index, question) in questions.iter().enumerate() {
+            let name = format!("prompt {}", index + 1);
+            for continuation in &question.continuations {
+                self.check(&name, &question.prompt, continuation.len())?;
+                self.check(&format!("a continuation of {name}"), continuation, 0)?;
+            }
+        }
+        self.cache.clear();
+        let slots = self.cache.slots();
+        for (group, questions) in questions.chunks(slots).enumerate() {
+            let scored = self.score_group(questions, group * slots);
+            (0..questions.len()).for_each(|slot| self.forget(slot, 0));
+            for (index, scored) in scored?.into_iter().enumerate() {
+                if done(group * slots + index, scored).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}
