@@ -160,6 +160,17 @@ pub enum Error {
         parameters: String,
     },
 
+    /// Programs that a model wrote cannot be run.
+    #[error(
+        "cannot run programs with {looked_for}: {problem}\n  help: install Python 3, or leave out the tasks that run programs"
+    )]
+    Interpreter {
+        /// What was looked for and where.
+        looked_for: String,
+        /// Why it cannot be used.
+        problem: String,
+    },
+
     /// The caller asked to stop (Ctrl-C).
     #[error("interrupted")]
     Interrupted,

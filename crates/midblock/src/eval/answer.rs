@@ -31,7 +31,7 @@ use std::{
 /// What is asked and where answers go.
 pub(super) struct Asking<'a> {
     pub model: &'a mut dyn LanguageModel,
-    pub prompter: &'a Prompter,
+    pub prompter: &'a Prompter<'a>,
     pub config: &'a EvalConfig,
     /// Tokens that end a completion.
     pub stop_tokens: &'a [u32],

@@ -3,7 +3,7 @@
 use super::{
     EvalConfig, Evaluation, EvaluationInfo, EvaluationRun, Identity, ItemRecord,
     answer::Asking,
-    folder::{EvaluationFolder, TaskIdentity, digests},
+    folder::{EvaluationFolder, Items, TaskIdentity, digests},
     grade,
     items::Prepared,
     prompt::Prompter,
@@ -11,7 +11,7 @@ use super::{
 use crate::{
     Error, Result,
     checkpoint::{Checkpoint, FileHash},
-    generate::LanguageModel,
+    generate::{Engine, LanguageModel, Stops},
     hub::{HubOptions, OnTransfer},
     model::Architecture,
     progress::{Progress, Unit},
@@ -40,110 +40,138 @@ pub fn evaluate<B: Backend>(
     dir: &Path,
     progress: &dyn Progress,
 ) -> Result<Evaluation> {
-    let open = |tokenizer: &Tokenizer| -> Result<Box<dyn LanguageModel + '_>> {
-        Ok(Box::new(super::naive::Naive::new(backend, checkpoint, tokenizer)?))
+    let tokenizer = Tokenizer::of(checkpoint)?;
+    let stop = || progress.cancelled();
+    let open = || -> Result<Box<dyn LanguageModel + '_>> {
+        let engine = Engine::new(backend, checkpoint, &tokenizer, config.batch)?;
+        Ok(Box::new(engine.stopping(&stop)))
     };
-    evaluate_with(&open, checkpoint, config, hub, on_transfer, dir, progress)
+    let job = Job {
+        checkpoint,
+        tokenizer: &tokenizer,
+        config,
+        hub,
+        on_transfer,
+        dir,
+        progress,
+    };
+    job.run(&open)
 }
 
-/// Gives the model that answers.
-pub type OpenModel<'a, 'm> = &'a dyn Fn(&Tokenizer) -> Result<Box<dyn LanguageModel + 'm>>;
+/// An evaluation, but for the model that answers.
+pub(super) struct Job<'a> {
+    pub checkpoint: &'a Checkpoint,
+    pub tokenizer: &'a Tokenizer,
+    pub config: &'a EvalConfig,
+    pub hub: &'a HubOptions,
+    pub on_transfer: OnTransfer<'a>,
+    pub dir: &'a Path,
+    pub progress: &'a dyn Progress,
+}
 
-/// [`evaluate`] with any model that goes by the checkpoint's tokenizer. It is opened only if something is left to answer.
-///
-/// # Errors
-/// Those of [`evaluate`], and of the model.
-pub fn evaluate_with(
-    open: OpenModel<'_, '_>,
-    checkpoint: &Checkpoint,
-    config: &EvalConfig,
-    hub: &HubOptions,
-    on_transfer: OnTransfer<'_>,
-    dir: &Path,
-    progress: &dyn Progress,
-) -> Result<Evaluation> {
-    config.check()?;
-    let begun = Instant::now();
-    let load = |spec| Prepared::load(spec, config, hub, on_transfer);
-    let tasks: Vec<Prepared> = config.tasks.iter().map(load).collect::<Result<_>>()?;
-    check_names(&tasks)?;
-    let folder = EvaluationFolder::claim(dir)?;
-    let files = checkpoint.fingerprint()?;
-    let now = folder
-        .started_unix_s()
-        .map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
-    let started = now.unwrap_or_else(SystemTime::now);
-    let identities = tasks.iter().map(identity).collect();
-    let seconds = started.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let identity = Identity::new(&files, config, identities, seconds);
-    folder.check(&identity)?;
-    if let Some(finished) = folder.finished()? {
-        return Ok(finished);
-    }
-    let prompter = Prompter::new(checkpoint, config.template, started)?;
-    let mut model = open(&prompter.tokenizer)?;
-    let mut info = EvaluationInfo {
-        run: run_info(checkpoint, files, config, &tasks, started)?,
-        evaluation: identity,
-    };
-    let mut records = folder.items()?;
-    let mut items = folder.begin(&info, &records)?;
-    let prepared = begun.elapsed();
-    let stop_tokens = stop_tokens(checkpoint, &prompter.tokenizer);
-    let mut ordered = Vec::new();
-    for task in &tasks {
-        let mut fresh = Vec::new();
-        let mut sink = |record: ItemRecord| {
-            items.push(&record)?;
-            fresh.push(record);
-            Ok(())
+impl Job<'_> {
+    /// Runs it with the model that `open` gives, which is asked only if something is left to answer.
+    pub fn run<'m>(&self, open: &dyn Fn() -> Result<Box<dyn LanguageModel + 'm>>) -> Result<Evaluation> {
+        self.config.check()?;
+        let begun = Instant::now();
+        let load = |spec| Prepared::load(spec, self.config, self.hub, self.on_transfer);
+        let tasks: Vec<Prepared> = self.config.tasks.iter().map(load).collect::<Result<_>>()?;
+        check_names(&tasks)?;
+        let folder = EvaluationFolder::claim(self.dir)?;
+        let files = self.checkpoint.fingerprint()?;
+        let now = folder
+            .started_unix_s()
+            .map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
+        let started = now.unwrap_or_else(SystemTime::now);
+        let seconds = started.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let identities = tasks.iter().map(identity).collect();
+        let identity = Identity::new(&files, self.config, identities, seconds);
+        folder.check(&identity)?;
+        if let Some(finished) = folder.finished()? {
+            return Ok(finished);
+        }
+        let prompter = Prompter::new(self.checkpoint, self.tokenizer, self.config.template, started)?;
+        let mut model = open()?;
+        let mut info = EvaluationInfo {
+            run: run_info(self.checkpoint, files, self.config, &tasks, started)?,
+            evaluation: identity,
         };
-        let mut asking = Asking {
-            model: &mut *model,
-            prompter: &prompter,
-            config,
-            stop_tokens: &stop_tokens,
-            progress,
-            sink: &mut sink,
+        let records = folder.items()?;
+        let items = folder.begin(&info, &records)?;
+        let prepared = begun.elapsed();
+        let answers = self.answer(&mut *model, &prompter, &tasks, records, items)?;
+        complete(&mut info.run, &answers, [prepared, begun.elapsed() - prepared]);
+        let results = tasks.iter().zip(&answers);
+        let evaluation = Evaluation {
+            checkpoint: self.checkpoint.label().to_owned(),
+            tasks: results
+                .map(|(task, records)| grade::result(task, records, self.config))
+                .collect(),
+            warnings: info.run.warnings.clone(),
         };
-        let places: BTreeSet<usize> = asking.places(task)?.into_iter().collect();
-        let is_of = |record: &ItemRecord| record.task == task.name && places.contains(&record.index);
-        let known: BTreeSet<usize> = records.iter().filter(|r| is_of(r)).map(|r| r.index).collect();
-        progress.begin(&task.name, places.len() as u64, Unit::Items);
-        progress.advance(known.len() as u64);
-        asking.task(task, &known)?;
-        fresh.extend(records.extract_if(.., |record| is_of(record)));
-        fresh.sort_by_key(|record| record.index);
-        ordered.push(fresh);
+        let run = EvaluationRun {
+            info,
+            evaluation,
+            items: answers.concat(),
+        };
+        folder.finish(&run, "")?;
+        Ok(run.evaluation)
     }
+
+    /// Answers what is not among the `records` yet: each task's items in their order.
+    fn answer(
+        &self,
+        model: &mut dyn LanguageModel,
+        prompter: &Prompter<'_>,
+        tasks: &[Prepared],
+        mut records: Vec<ItemRecord>,
+        mut items: Items,
+    ) -> Result<Vec<Vec<ItemRecord>>> {
+        let stop_tokens = Stops::of(self.checkpoint, self.tokenizer)?.tokens;
+        let mut answers = Vec::new();
+        for task in tasks {
+            let mut own = Vec::new();
+            let mut sink = |record: ItemRecord| {
+                items.push(&record)?;
+                own.push(record);
+                Ok(())
+            };
+            let mut asking = Asking {
+                model: &mut *model,
+                prompter,
+                config: self.config,
+                stop_tokens: &stop_tokens,
+                progress: self.progress,
+                sink: &mut sink,
+            };
+            let places: BTreeSet<usize> = asking.places(task)?.into_iter().collect();
+            let is_own = |record: &ItemRecord| record.task == task.name && places.contains(&record.index);
+            let known: BTreeSet<usize> = records.iter().filter(|r| is_own(r)).map(|r| r.index).collect();
+            self.progress.begin(&task.name, places.len() as u64, Unit::Items);
+            self.progress.advance(known.len() as u64);
+            asking.task(task, &known)?;
+            own.extend(records.extract_if(.., |record| is_own(record)));
+            own.sort_by_key(|record| record.index);
+            answers.push(own);
+        }
+        Ok(answers)
+    }
+}
+
+/// What is known of a run at its end.
+fn complete(info: &mut RunInfo, answers: &[Vec<ItemRecord>], [prepare, answer]: [Duration; 2]) {
     let phase = |phase: &str, time: Duration| Phase {
         phase: phase.to_owned(),
         seconds: time.as_secs_f64(),
     };
-    info.run.timings = vec![phase("prepare", prepared), phase("answer", begun.elapsed() - prepared)];
-    info.run.peak_private_bytes = run::private_rss_bytes();
-    info.run.finished_at = run::timestamp_utc(SystemTime::now());
-    for (set, records) in info.run.datasets.iter_mut().zip(&ordered) {
+    info.timings = vec![phase("prepare", prepare), phase("answer", answer)];
+    info.peak_private_bytes = run::private_rss_bytes();
+    info.finished_at = run::timestamp_utc(SystemTime::now());
+    for (set, records) in info.datasets.iter_mut().zip(answers) {
         set.samples_used = records.len();
         set.samples_truncated = records.iter().filter(|record| record.truncated).count();
         set.tokens = records.iter().map(|record| record.prompt_tokens as u64).sum();
     }
-    let results = tasks
-        .iter()
-        .zip(&ordered)
-        .map(|(task, records)| grade::result(task, records, config));
-    let evaluation = Evaluation {
-        checkpoint: checkpoint.label().to_owned(),
-        tasks: results.collect(),
-        warnings: Vec::new(),
-    };
-    let run = EvaluationRun {
-        info,
-        evaluation,
-        items: ordered.concat(),
-    };
-    folder.finish(&run, "")?;
-    Ok(run.evaluation)
 }
 
 fn identity(task: &Prepared) -> TaskIdentity {
@@ -168,15 +196,16 @@ fn check_names(tasks: &[Prepared]) -> Result<()> {
     }
 }
 
-/// Tokens that end a model's turn or text: the tokenizer's end, and all that config.json names.
-fn stop_tokens(checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> Vec<u32> {
-    let named = checkpoint.config().value.get("eos_token_id");
-    let listed = named.and_then(serde_json::Value::as_array).into_iter().flatten();
-    let ids = listed.chain(named).filter_map(serde_json::Value::as_u64);
-    let ids = ids.filter_map(|id| u32::try_from(id).ok());
-    let own = tokenizer.eos().map(|eos| eos.id);
-    let all: BTreeSet<u32> = ids.chain(own).collect();
-    all.into_iter().collect()
+/// Says that rows could not be items.
+fn skipped_rows(task: &Prepared) -> Option<String> {
+    let unusable = &task.counts.rows_unusable;
+    let (reason, _) = unusable.iter().max_by_key(|(_, rows)| **rows)?;
+    let (all, total) = (unusable.values().sum::<usize>(), task.counts.rows);
+    let more = if unusable.len() > 1 { " mostly because" } else { "" };
+    Some(format!(
+        "{}: {all} of {total} rows are no items{more}: {reason}",
+        task.name
+    ))
 }
 
 fn run_info(
@@ -204,7 +233,14 @@ fn run_info(
         samples_total: task.counts.rows,
         ..DatasetInfo::default()
     };
+    let sandboxes = tasks.iter().filter_map(|task| Some((task, task.sandbox.as_ref()?)));
+    let open = sandboxes.filter(|(_, sandbox)| !sandbox.unenforced().is_empty());
+    let warnings = open.map(|(task, sandbox)| {
+        let what = sandbox.unenforced().join(", ");
+        format!("{}: on this machine programs are not limited in: {what}", task.name)
+    });
     Ok(RunInfo {
+        warnings: warnings.chain(tasks.iter().filter_map(skipped_rows)).collect(),
         midblock_run_schema: run::SCHEMA,
         midblock_version: env!("CARGO_PKG_VERSION").to_owned(),
         command_line: std::env::args().collect(),

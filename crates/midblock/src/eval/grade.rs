@@ -2,13 +2,15 @@
 
 use super::{
     EvalConfig, Grader, Method,
+    ifeval::{Instruction, judge},
     items::Prepared,
     record::{ItemRecord, Output, Score, TaskResult},
+    sandbox::Outcome,
     shape::Item,
     statistics::{Part, pass_at, score},
 };
 use crate::{
-    Result,
+    Error, Result,
     generate::{Completion, Finish},
 };
 use std::collections::BTreeMap;
@@ -25,7 +27,7 @@ pub(super) fn grade(
     item: &Item,
     completion: Completion,
 ) -> Result<(Output, BTreeMap<String, f64>)> {
-    let weights = BTreeMap::new();
+    let mut weights = BTreeMap::new();
     let mut output = Output {
         tokens: completion.ids.len(),
         finish: Some(completion.finish),
@@ -33,18 +35,68 @@ pub(super) fn grade(
         ..Output::default()
     };
     for metric in &prepared.task.metrics {
-        let answer = metric.extract.extract(&output.text, item.choices.len());
+        let name = || metric.name.clone();
         let value = match &metric.judge {
-            Grader::Answer(judge) => {
-                let right = |answer: &String| item.gold.iter().any(|gold| judge.is_right(answer, gold));
-                f64::from(answer.as_ref().is_some_and(right))
+            Grader::Instructions { strict, together } => {
+                let followed = follow(item, &output.text, *strict)?;
+                if !together {
+                    weights.insert(name(), followed.len() as f64);
+                }
+                match together {
+                    true => f64::from(followed.iter().all(|followed| *followed)),
+                    false => followed.iter().filter(|followed| **followed).count() as f64 / followed.len() as f64,
+                }
             }
-            Grader::Instructions { .. } | Grader::Program => 0.0,
+            judge => {
+                let answer = metric.extract.extract(&output.text, item.choices.len());
+                output.extracted.insert(name(), answer.clone());
+                match (judge, answer) {
+                    (Grader::Answer(judge), Some(answer)) => {
+                        f64::from(item.gold.iter().any(|gold| judge.is_right(&answer, gold)))
+                    }
+                    (Grader::Program, Some(code)) => run_program(prepared, item, &code, &mut output)?,
+                    _ => 0.0,
+                }
+            }
         };
-        output.values.insert(metric.name.clone(), value);
-        output.extracted.insert(metric.name.clone(), answer);
+        output.values.insert(name(), value);
     }
     Ok((output, weights))
+}
+
+/// Which of a row's instructions a response follows.
+fn follow(item: &Item, response: &str, strict: bool) -> Result<Vec<bool>> {
+    let instructions = Instruction::parse(&item.row.clone().into());
+    let instructions = instructions.map_err(|problem| unusable(item, problem))?;
+    let followed = judge(&instructions, response);
+    Ok(if strict { followed.strict } else { followed.loose })
+}
+
+/// 1 if the item's program ends well with `code` in it; else says in the output's note why not.
+fn run_program(prepared: &Prepared, item: &Item, code: &str, output: &mut Output) -> Result<f64> {
+    let sandbox = prepared.sandbox.as_ref();
+    let sandbox = sandbox.expect("invariant: a task that runs programs was prepared with a sandbox");
+    let program = prepared
+        .shape
+        .program(item, code)
+        .map_err(|problem| unusable(item, problem))?;
+    output.note = match sandbox.run(&program)? {
+        Outcome::Passed => return Ok(1.0),
+        Outcome::Failed { stderr } => stderr,
+        Outcome::EndedEarly => "it ended before its tests did".to_owned(),
+        Outcome::TimedOut => "it took too long".to_owned(),
+        Outcome::OverLimit { limit } => format!("it used more than it may of: {limit:?}"),
+    };
+    Ok(0.0)
+}
+
+fn unusable(item: &Item, problem: String) -> Error {
+    Error::Argument {
+        what: "item".into(),
+        value: item.id.clone(),
+        problem,
+        help: String::new(),
+    }
 }
 
 /// What each item adds to a metric: the mean of its answers, times its weight.

@@ -2,9 +2,10 @@
 
 use super::{
     EvalConfig, Grader, Method, Protocol, Task, TaskSpec,
-    ifeval_rows::instructions,
+    ifeval::Instruction,
     prompt::Example,
     record::Counts,
+    sandbox::{Limits, Sandbox},
     shape::{Asked, Item, Shape, letter_of},
 };
 use crate::{
@@ -29,6 +30,8 @@ pub(super) struct Prepared {
     pub counts: Counts,
     pub source: String,
     pub files: Vec<FileHash>,
+    /// Where programs that the model writes run, if the task has it.
+    pub sandbox: Option<Sandbox>,
 }
 
 impl Prepared {
@@ -67,8 +70,13 @@ impl Prepared {
             items.into_iter().for_each(|item| selection.offer(item));
             items = selection.finish();
         }
+        let sandbox = task
+            .runs_programs()
+            .then(|| Sandbox::new(Limits::default()))
+            .transpose()?;
         Ok(Self {
             name,
+            sandbox,
             task,
             shape,
             items,
@@ -318,7 +326,7 @@ fn item(task: &Task, shape: &Shape, index: usize, row: Row) -> Result<Item, Stri
         .iter()
         .any(|metric| matches!(metric.judge, Grader::Instructions { .. }))
     {
-        instructions(&item.row)?;
+        Instruction::parse(&item.row.clone().into())?;
     }
     Ok(item)
 }

@@ -22,8 +22,8 @@ use serde_json::{Value, json};
 use std::time::SystemTime;
 
 /// Makes prompts for a checkpoint.
-pub(super) struct Prompter {
-    pub tokenizer: Tokenizer,
+pub(super) struct Prompter<'a> {
+    pub tokenizer: &'a Tokenizer,
     template: Option<ChatTemplate>,
     asked_for: Template,
     label: String,
@@ -43,13 +43,12 @@ pub(super) struct Encoded {
     pub truncated: bool,
 }
 
-impl Prompter {
+impl<'a> Prompter<'a> {
     /// `now` is what a template that asks for the date gets.
-    pub fn new(checkpoint: &Checkpoint, template: Template, now: SystemTime) -> Result<Self> {
-        let tokenizer = Tokenizer::of(checkpoint)?;
+    pub fn new(checkpoint: &Checkpoint, tokenizer: &'a Tokenizer, template: Template, now: SystemTime) -> Result<Self> {
         let found = match template {
             Template::Plain => None,
-            _ => ChatTemplate::of(checkpoint, &tokenizer, now)?,
+            _ => ChatTemplate::of(checkpoint, tokenizer, now)?,
         };
         let prompter = Self {
             tokenizer,

@@ -10,11 +10,14 @@
 //! | `value \| position(list)` | where in the list the value is, from 0 |
 //! | `list \| shuffled(key)` | the list in an order that depends on the text `key` alone |
 //!
+//! `humaneval(prompt, completion, test, entry_point)` makes a program of a function's beginning, what a model made of it, and
+//! the tests.
+//!
 //! A **chat row** is understood by every task, whatever its shape: `prompt` is a list of messages and
 //! `reward_model.ground_truth` the answer, or a list of answers that are all right. Choices are the lines `A. …`, `B. …` below
 //! `Choices:` in the last message.
 
-use super::task::FewShot;
+use super::{sandbox::humaneval, task::FewShot};
 use crate::{rng, tokens::data::Row};
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, syntax::SyntaxConfig, value::Serde};
 use rand::seq::SliceRandom;
@@ -114,6 +117,12 @@ impl Shape {
         environment.add_filter("letter", letter);
         environment.add_filter("position", position);
         environment.add_filter("shuffled", shuffled);
+        environment.add_function(
+            "humaneval",
+            |prompt: &str, completion: &str, test: &str, entry_point: &str| {
+                humaneval::program(prompt, completion, test, entry_point)
+            },
+        );
         let sources = [
             &shape.prompt,
             &shape.user,

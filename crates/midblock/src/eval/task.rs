@@ -149,8 +149,9 @@ impl FromStr for Grader {
     fn from_str(text: &str) -> Result<Self, String> {
         match GRADERS.iter().find(|(name, _)| *name == text) {
             Some((_, grader)) => Ok(grader.clone()),
-            None => text.parse().map(Self::Answer).map_err(|error: String| {
-                format!("{error}, instructions, instructions-loose, prompt, prompt-loose, program")
+            None => text.parse().map(Self::Answer).map_err(|error: Error| {
+                let names = GRADERS.map(|(name, _)| name).join(", ");
+                format!("{error}\n  help: or one of {names}")
             }),
         }
     }

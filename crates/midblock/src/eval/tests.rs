@@ -1,6 +1,6 @@
 //! Whole evaluations: of the embedded tiny model's tokenizer with answers from a script, so that every answer is known.
 
-use super::*;
+use super::{evaluate::Job, *};
 use crate::{
     Error, Result,
     checkpoint::Checkpoint,
@@ -41,12 +41,12 @@ impl Default for Script {
     }
 }
 
-struct Scripted {
+struct Scripted<'a> {
     script: Script,
-    tokenizer: Tokenizer,
+    tokenizer: &'a Tokenizer,
 }
 
-impl Scripted {
+impl Scripted<'_> {
     fn order(&self, n: usize) -> Vec<usize> {
         let all: Vec<usize> = (0..n).collect();
         let groups = all.chunks(self.script.group).map(|group| group.iter().rev().copied());
@@ -54,7 +54,7 @@ impl Scripted {
     }
 }
 
-impl LanguageModel for Scripted {
+impl LanguageModel for Scripted<'_> {
     fn context(&self) -> usize {
         self.script.context
     }
@@ -159,16 +159,24 @@ impl Place {
     }
 
     fn run(&self, script: &Script, config: &EvalConfig, out: &str, progress: &dyn Progress) -> Result<EvaluationRun> {
-        let open = |tokenizer: &Tokenizer| -> Result<Box<dyn LanguageModel>> {
-            let json = fs::read(tokenizer.path()).unwrap();
-            fs::write(self.path("tokenizer.json"), json).unwrap();
-            let source = crate::checkpoint::TokenizerSource::File(self.path("tokenizer.json"));
-            let tokenizer = Tokenizer::load(&source)?;
-            let script = script.clone();
-            Ok(Box::new(Scripted { script, tokenizer }))
+        let tokenizer = Tokenizer::of(&self.checkpoint)?;
+        let open = || -> Result<Box<dyn LanguageModel + '_>> {
+            Ok(Box::new(Scripted {
+                script: script.clone(),
+                tokenizer: &tokenizer,
+            }))
         };
         let dir = self.path(out);
-        evaluate_with(&open, &self.checkpoint, config, &hub(), &|_| {}, &dir, progress)?;
+        let job = Job {
+            checkpoint: &self.checkpoint,
+            tokenizer: &tokenizer,
+            config,
+            hub: &hub(),
+            on_transfer: &|_| {},
+            dir: &dir,
+            progress,
+        };
+        job.run(&open)?;
         EvaluationRun::open(&dir)
     }
 
