@@ -1,8 +1,9 @@
 //! `midblock analyze`, `midblock report` and `midblock metrics`.
 
-use crate::{args, checkpoint, progress::Terminal, sweep, tune};
+use crate::{args, checkpoint, eval, progress::Terminal, sweep, tune};
 use anyhow::{Context, Result, bail};
 use midblock::{
+    eval::EvaluationRun,
     metrics::{Options, Selection, registry},
     report,
     run::{Run, RunWriter},
@@ -58,6 +59,9 @@ pub fn report(args: &args::Report) -> Result<()> {
     if TrainingRun::is_at(&args.dir) {
         let run = report::training::write(&args.dir)?;
         return tune::announce(&run, &args.dir);
+    }
+    if EvaluationRun::is_at(&args.dir) {
+        return eval::report(&args.dir);
     }
     report::write(&args.dir)?;
     announce(&Run::open(&args.dir)?, &args.dir)

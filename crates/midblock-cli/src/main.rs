@@ -5,6 +5,7 @@ mod args;
 mod bench;
 mod checkpoint;
 mod corpus;
+mod eval;
 mod inspect;
 mod live;
 mod mask;
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
             eprintln!("interrupted; nothing was written");
             ExitCode::from(130)
         }
-        Err(error) if error.is::<tune::Stopped>() || error.is::<sweep::Stopped>() => {
+        Err(error) if error.is::<tune::Stopped>() || error.is::<eval::Stopped>() || error.is::<sweep::Stopped>() => {
             eprintln!("{error}");
             ExitCode::from(130)
         }
@@ -60,6 +61,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Quickstart(args) => quickstart::run(args, &cli.common),
         Command::Inspect(args) => inspect::run(args, &cli.common),
         Command::Perplexity(args) => perplexity::run(args, &cli.common),
+        Command::Eval(args) => eval::run(args, &cli.common),
         Command::Merge(args) => merge::run(args, &cli.common),
         Command::Corpus(args) => corpus::run(args),
         Command::Report(args) => analyze::report(args),

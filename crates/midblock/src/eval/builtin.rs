@@ -12,7 +12,9 @@ macro_rules! tasks {
 }
 
 tasks! {
-    "gsm8k" "arc" "text"
+    "gsm8k" "math-500" "aime-24" "aime-25" "amc" "minerva" "olympiadbench"
+    "mmlu" "mmlu-pro" "arc" "arc-easy" "commonsenseqa" "gpqa" "supergpqa" "truthfulqa-mc" "safety"
+    "ifeval" "humaneval" "wikitext" "text"
 }
 
 /// Every task that comes with the program, by name.

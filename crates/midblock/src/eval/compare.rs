@@ -1,12 +1,13 @@
 //! Two models on the same items.
 
 use super::{
-    ItemRecord,
+    EvaluationRun, ItemRecord,
     grade::{NATS_PER_TOKEN, PERPLEXITY, parts},
     statistics::{Difference, paired_difference},
 };
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// How two evaluations differ on a task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,15 +42,17 @@ pub fn compare(
     metric: &str,
     seed: u64,
 ) -> Result<Comparison> {
-    let of_task = |records: &[ItemRecord]| -> Vec<ItemRecord> {
-        records.iter().filter(|record| record.task == task).cloned().collect()
+    let of_task = |records: &[ItemRecord]| -> BTreeMap<usize, ItemRecord> {
+        let own = records.iter().filter(|record| record.task == task);
+        own.map(|record| (record.index, record.clone())).collect()
     };
-    let (mut left, mut right) = (of_task(left), of_task(right));
-    let same = |a: &ItemRecord, b: &ItemRecord| a.index == b.index && a.id == b.id && a.gold == b.gold;
-    left.retain(|a| right.iter().any(|b| same(a, b)));
-    right.retain(|b| left.iter().any(|a| same(a, b)));
-    left.sort_by_key(|record| record.index);
-    right.sort_by_key(|record| record.index);
+    let (ours, mut theirs) = (of_task(left), of_task(right));
+    let same = |a: &ItemRecord, b: &ItemRecord| a.id == b.id && a.gold == b.gold;
+    let both = ours.into_iter().filter_map(|(index, ours)| {
+        let theirs = theirs.remove(&index).filter(|theirs| same(&ours, theirs))?;
+        Some((ours, theirs))
+    });
+    let (left, right): (Vec<_>, Vec<_>) = both.unzip();
     let (Some(ours), Some(theirs)) = (parts(&left, metric), parts(&right, metric)) else {
         return Err(Error::Mismatch {
             left: names[0].to_owned(),
@@ -72,6 +75,37 @@ pub fn compare(
         clear: difference.is_clear(),
         sentence: sentence(&difference, names, task, metric, ours.len()),
     })
+}
+
+/// Every later run against the first, on the main metric of each task that both have.
+///
+/// # Errors
+/// Those of [`compare`].
+pub fn compare_all(runs: &[(String, EvaluationRun)], seed: u64) -> Result<Vec<Comparison>> {
+    let mut comparisons = Vec::new();
+    let Some(((first, reference), others)) = runs.split_first() else {
+        return Ok(comparisons);
+    };
+    for (name, run) in others {
+        for task in &run.evaluation.tasks {
+            if reference
+                .evaluation
+                .task(&task.name)
+                .is_some_and(|other| other.primary == task.primary)
+            {
+                let names = [name.as_str(), first.as_str()];
+                comparisons.push(compare(
+                    &run.items,
+                    &reference.items,
+                    names,
+                    &task.name,
+                    &task.primary,
+                    seed,
+                )?);
+            }
+        }
+    }
+    Ok(comparisons)
 }
 
 /// "sft is better than base on gsm8k: flexible +3.1 points (95 % interval +0.4 … +5.8) on the same 500 items."

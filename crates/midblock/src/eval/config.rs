@@ -1,9 +1,9 @@
 //! What to evaluate and how: `[eval]` of a sweep, the file of `midblock eval --config`, and its flags.
 
 use super::Method;
-use crate::{Error, Result, generate::Sampling};
+use crate::{Error, Result, config::explain_toml, generate::Sampling};
 use serde::{Deserialize, Deserializer, Serialize, de};
-use std::{fmt, str::FromStr};
+use std::{fmt, path::Path, str::FromStr};
 
 /// An evaluation: tasks, and what is the same for all of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,6 +59,17 @@ impl Default for EvalConfig {
 }
 
 impl EvalConfig {
+    /// Reads a file of these keys.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Config`] naming file, line and key.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        toml::from_str(&text).map_err(|error| Error::Config {
+            problems: vec![explain_toml(&path.display().to_string(), &text, &error)],
+        })
+    }
+
     /// Refuses what no task could be evaluated with.
     ///
     /// # Errors

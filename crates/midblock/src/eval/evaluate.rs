@@ -1,7 +1,7 @@
 //! An evaluation from its first item to its report, in a folder; or on from where it was.
 
 use super::{
-    EvalConfig, Evaluation, EvaluationInfo, EvaluationRun, Identity, ItemRecord,
+    EvalConfig, Evaluation, EvaluationInfo, EvaluationRun, Identity, ItemRecord, Protocol, Template,
     answer::Asking,
     folder::{EvaluationFolder, Items, TaskIdentity, digests},
     grade,
@@ -15,6 +15,7 @@ use crate::{
     hub::{HubOptions, OnTransfer},
     model::Architecture,
     progress::{Progress, Unit},
+    report,
     run::{self, DatasetInfo, Machine, ModelInfo, Phase, RunInfo, Seed},
     study::describe,
     tokens::Tokenizer,
@@ -90,7 +91,11 @@ impl Job<'_> {
         if let Some(finished) = folder.finished()? {
             return Ok(finished);
         }
-        let prompter = Prompter::new(self.checkpoint, self.tokenizer, self.config.template, started)?;
+        let template = match (self.config.protocol, self.config.template) {
+            (Protocol::Paper, Template::Auto) => Template::Plain, // as the paper's scripts ask
+            (_, template) => template,
+        };
+        let prompter = Prompter::new(self.checkpoint, self.tokenizer, template, started)?;
         let mut model = open()?;
         let mut info = EvaluationInfo {
             run: run_info(self.checkpoint, files, self.config, &tasks, started)?,
@@ -114,7 +119,7 @@ impl Job<'_> {
             evaluation,
             items: answers.concat(),
         };
-        folder.finish(&run, "")?;
+        folder.finish(&run, &report::evaluation::render(&run))?;
         Ok(run.evaluation)
     }
 

@@ -26,7 +26,7 @@ mod task;
 mod tests;
 
 pub use builtin::builtin_tasks;
-pub use compare::{Comparison, compare};
+pub use compare::{Comparison, compare, compare_all};
 pub use config::{EvalConfig, Protocol, TaskSpec, Template};
 pub use evaluate::evaluate;
 pub use folder::{EvaluationInfo, EvaluationRun, Identity, TaskIdentity, read_items};

@@ -233,7 +233,7 @@ pub struct Paper {
     pub method: Option<Method>,
     /// In place of `generation.max_new`.
     pub max_new: Option<usize>,
-    /// In place of `item.prompt`, and asked without chat template.
+    /// In place of `item.prompt`. The paper's protocol asks without chat template, unless one is asked for.
     pub prompt: Option<String>,
     /// In place of the task's metrics.
     #[serde(rename = "metric")]
