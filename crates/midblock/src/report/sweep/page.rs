@@ -8,7 +8,7 @@ use crate::{
     Result,
     report::{
         html::{escape, frame, warnings},
-        provenance::{Foot, command, day, footer},
+        provenance::{CHARTS, Foot, command, day, footer},
     },
     study::sweep::{Interval, Row, SweepRecord, Table, Unit},
 };
@@ -23,6 +23,7 @@ const FOOT: Foot = Foot {
 <li>LoRA: Hu et al. 2021, <a href=\"https://arxiv.org/abs/2106.09685\">arXiv:2106.09685</a>. Bootstrap: Efron 1982, The Jackknife, the Bootstrap and Other Resampling Plans.</li>\
 <li>To cite a result, name the midblock version, the command and the file hashes on the cells’ pages.</li>",
     numbers: "<code>table.csv</code> and <code>sweep.json</code> beside it",
+    charts: CHARTS,
 };
 
 /// The page of a sweep, finished or not.
@@ -101,13 +102,14 @@ fn table(record: &SweepRecord) -> String {
 }
 
 fn charts(table: &Table) -> String {
+    let height = (3.0 + 1.5 * table.rows.len() as f64).max(14.0);
     let card = |kind: &str, number: usize, title: &str, about: &str| {
         let title = escape(title);
         format!(
             "<article class=\"card\" data-chart=\"{kind}\" data-measure=\"{number}\"><header><h3>{title}</h3><div class=\"export\">\
              <button type=\"button\" data-export=\"png\" aria-label=\"Save {title} as PNG\">PNG</button>\
              <button type=\"button\" data-export=\"svg\" aria-label=\"Save {title} as SVG\">SVG</button></div></header>\
-             <p class=\"meaning\">{about}</p><div class=\"chart\" role=\"img\" aria-label=\"{title}; the numbers are in the table\"></div></article>\n"
+             <p class=\"meaning\">{about}</p><div class=\"chart\" style=\"height:{height}rem\" role=\"img\" aria-label=\"{title}; the numbers are in the table\"></div></article>\n"
         )
     };
     let cards: String = table
