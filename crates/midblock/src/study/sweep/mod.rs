@@ -26,3 +26,6 @@ pub use plan::{Cell, SweepData, SweepModel, SweepPlan};
 pub use record::SweepRecord;
 pub use run::{Failure, Means, News, Watcher, sweep};
 pub use table::{Comparison, Group, Row, Table};
+
+#[cfg(test)]
+mod tests;
