@@ -40,7 +40,7 @@ pub enum Command {
     Pretrain(Pretrain),
     /// Train and judge many choices of blocks with one budget: one table, one picture
     Sweep(Sweep),
-    /// Tune the embedded tiny model twice and analyse both: the whole main job in a minute or two, nothing to download
+    /// Tune, judge and analyse the embedded tiny model: the whole main job in two or three minutes, nothing to download
     Quickstart(Quickstart),
     /// Describe a checkpoint: architecture, parameters, dtypes, tokenizer, memory needed
     Inspect(Inspect),

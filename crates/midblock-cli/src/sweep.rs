@@ -62,12 +62,15 @@ pub fn run(args: &args::Sweep, common: &args::Common) -> Result<()> {
     }
     let dir = dir.context("--out DIR is missing: where the sweep goes")?;
     let plan = SweepPlan::new(file, &dir, &hub, &transfers)?;
-    let record = train(&plan, &dir, common)?;
+    let record = train(&plan, &dir, common).map_err(|error| match error {
+        Error::Interrupted => anyhow::Error::new(Stopped { dir: dir.clone() }),
+        error => error.into(),
+    })?;
     announce(&record, &dir)
 }
 
 /// Runs what is left of a sweep.
-pub fn train(plan: &SweepPlan, dir: &Path, common: &args::Common) -> Result<SweepRecord> {
+pub fn train(plan: &SweepPlan, dir: &Path, common: &args::Common) -> midblock::Result<SweepRecord> {
     let terminal = Terminal::new(common.quiet);
     let transfers = |transfer: Transfer<'_>| terminal.transfer(&transfer);
     let (backend, hub) = (Cpu::new(), checkpoint::hub(common));
@@ -89,10 +92,7 @@ pub fn train(plan: &SweepPlan, dir: &Path, common: &args::Common) -> Result<Swee
         quiet: common.quiet,
         plain: Plain::default(),
     };
-    sweep(&means, plan, &folder, &mut lines).map_err(|error| match error {
-        Error::Interrupted => Stopped { dir: dir.to_path_buf() }.into(),
-        error => error.into(),
-    })
+    sweep(&means, plan, &folder, &mut lines)
 }
 
 /// The file, then `--set`, then `--out`. Without a file, that of the sweep that has begun in the folder.
