@@ -9,3 +9,6 @@ pub use page::{render, write};
 pub use picture::picture;
 pub use tables::{csv, markdown, terminal};
 pub use words::{block_ranges, findings};
+
+#[cfg(test)]
+mod tests;

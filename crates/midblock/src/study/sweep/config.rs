@@ -175,6 +175,12 @@ impl SweepFile {
                 "name `tasks` in [eval], or data to measure the loss on: `eval` in [data]",
             );
         }
+        if let Some(eval) = &config.eval {
+            let tasks = eval.tasks.iter().map(|task| task.resolve().map(|_| ()));
+            for problem in tasks.chain([eval.check()]).filter_map(Result::err) {
+                found.push(self.problem("eval.tasks", problem.to_string(), ""));
+            }
+        }
         self.check_lists(found);
     }
 

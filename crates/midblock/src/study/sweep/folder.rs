@@ -14,7 +14,7 @@
 //! A cell belongs to a sweep if its `resolved.toml` is the planned one, but for keys that change no number, and if the files it
 //! was made from still have the content they had.
 
-use super::{Cell, SweepFile, SweepPlan, plan::cell_folder};
+use super::{Cell, SweepFile, SweepPlan, SweepRecord, plan::cell_folder};
 use crate::{
     Error, Result,
     checkpoint::{Checkpoint, FileHash},
@@ -29,6 +29,7 @@ use std::{
 };
 
 pub(super) const SWEEP_TOML: &str = "sweep.toml";
+const REFERENCE: &str = "reference";
 const MODEL_JSON: &str = "model.json";
 
 /// Keys of the sweep that may differ when it goes on: they change no number, or each cell answers for them.
@@ -115,7 +116,7 @@ impl SweepFolder {
     /// # Errors
     /// [`Error::Mismatch`] if another was judged there; [`Error::Io`].
     pub(super) fn reference(&self, name: &str, checkpoint: &Checkpoint) -> Result<PathBuf> {
-        let dir = self.dir.join("reference").join(name);
+        let dir = self.dir.join(REFERENCE).join(name);
         fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
         let files = checkpoint.fingerprint()?;
         let path = dir.join(MODEL_JSON);
@@ -161,6 +162,8 @@ fn check_keys(folder: &Path, differing: &[(String, String, String)]) -> Result<(
     ))
 }
 
+/// Whether the sweep that has begun in a folder is this one. One that came to nothing may be anything: what judged the pretrained
+/// models for it is removed.
 fn check_sweep(dir: &Path, now: &SweepFile) -> Result<()> {
     let path = dir.join(SWEEP_TOML);
     let then = SweepFile::load(Some(&path), &[])?.config;
@@ -174,7 +177,14 @@ fn check_sweep(dir: &Path, now: &SweepFile) -> Result<()> {
     };
     let mut differing = config::differences(&then, &now.config);
     differing.retain(|(key, ..)| !is_free(key, &FREE) && known(key));
-    check_keys(&path, &differing)
+    if SweepRecord::is_at(dir) {
+        return check_keys(&path, &differing);
+    }
+    let reference = dir.join(REFERENCE);
+    if !differing.is_empty() && reference.is_dir() {
+        fs::remove_dir_all(&reference).map_err(Error::io("remove", &reference))?;
+    }
+    Ok(())
 }
 
 /// Whether what is in a cell's folder, if anything, is this cell. `hashes` are those of files looked at before.

@@ -79,7 +79,7 @@ impl SweepPlan {
             // an empty one is reported with everything else that is wrong with its cells
             let architecture = match spec.is_empty() {
                 true => return Err(missing_model(&file)),
-                false => Architecture::resolve(Checkpoint::open(spec, hub, on_transfer)?.config())?,
+                false => architecture(spec, hub, on_transfer)?,
             };
             let name = distinct(slug_of_model(spec), |name| {
                 models.iter().any(|model| model.name == name)
@@ -176,6 +176,19 @@ impl SweepPlan {
 /// A cell's folder in a sweep's.
 pub(super) fn cell_folder(dir: &Path, name: &str) -> PathBuf {
     dir.join("cells").join(name)
+}
+
+fn architecture(spec: &str, hub: &HubOptions, on_transfer: OnTransfer<'_>) -> Result<Architecture> {
+    let checkpoint = Checkpoint::open(spec, hub, on_transfer)?;
+    if checkpoint.adapter().is_some() {
+        return Err(Error::Argument {
+            what: "model".into(),
+            value: spec.into(),
+            problem: "it is a base with an adapter, and a cell's adapter would be a second one".into(),
+            help: "make one model of both: midblock merge".into(),
+        });
+    }
+    Architecture::resolve(checkpoint.config())
 }
 
 fn missing_model(file: &SweepFile) -> Error {

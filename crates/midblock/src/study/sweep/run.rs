@@ -12,7 +12,7 @@ use crate::{
     hub::{HubOptions, OnTransfer},
     progress::Progress,
     run::DONE,
-    tokens::TrainingSample,
+    tokens::{TrainingSample, data},
     train::{Ending, Experiment, Observer, TrainingFolder, TrainingRun, tune},
 };
 use midblock_kernels::Backend;
@@ -114,6 +114,13 @@ pub fn sweep<B: Backend>(
     folder: &SweepFolder,
     watcher: &mut dyn Watcher,
 ) -> Result<SweepRecord> {
+    for source in plan
+        .data
+        .iter()
+        .flat_map(|own| own.data.train.iter().chain(&own.data.eval))
+    {
+        data::resolve(&source.0.source, means.hub, means.on_transfer)?; // now, and not once for every cell
+    }
     let record = SweepRecord::begin(plan, folder)?;
     let now = UNIX_EPOCH + Duration::from_secs(record.started_unix_s);
     let mut sweep = Running {

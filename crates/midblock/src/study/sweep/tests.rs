@@ -249,6 +249,8 @@ fn what_is_wrong_is_said_before_anything_runs() {
             &["sweep.patterns=[\"stable\"]"],
             "it reads an analysis, and none is named",
         ),
+        ("[eval]\ntasks = [\"gsm9k\"]\n", &[], "there is no task of that name"),
+        ("[eval]\n", &[], "there is nothing to evaluate"),
         (
             "[sweep.data.a]\nsample = 3\n",
             &[],
