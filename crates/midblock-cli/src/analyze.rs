@@ -1,12 +1,13 @@
 //! `midblock analyze`, `midblock report` and `midblock metrics`.
 
-use crate::{args, checkpoint, progress::Terminal, tune};
+use crate::{args, checkpoint, eval, progress::Terminal, sweep, tune};
 use anyhow::{Context, Result, bail};
 use midblock::{
+    eval::EvaluationRun,
     metrics::{Options, Selection, registry},
     report,
     run::{Run, RunWriter},
-    study::{AnalyzeConfig, BASE, Variant, analyze},
+    study::{AnalyzeConfig, BASE, Variant, analyze, sweep::SweepRecord},
     tokens::data::DataSpec,
     train::TrainingRun,
 };
@@ -52,9 +53,15 @@ fn announce(run: &Run, dir: &Path) -> Result<()> {
 
 /// Writes the report of a finished run again.
 pub fn report(args: &args::Report) -> Result<()> {
+    if SweepRecord::is_at(&args.dir) {
+        return sweep::announce(&report::sweep::write(&args.dir)?, &args.dir);
+    }
     if TrainingRun::is_at(&args.dir) {
         let run = report::training::write(&args.dir)?;
         return tune::announce(&run, &args.dir);
+    }
+    if EvaluationRun::is_at(&args.dir) {
+        return eval::report(&args.dir);
     }
     report::write(&args.dir)?;
     announce(&Run::open(&args.dir)?, &args.dir)

@@ -38,7 +38,9 @@ pub enum Command {
     Tune(Box<Tune>),
     /// Train a new model from random weights, with a tokenizer learned from the same text
     Pretrain(Pretrain),
-    /// Tune the embedded tiny model twice and analyse both: the whole main job in a minute or two, nothing to download
+    /// Train and judge many choices of blocks with one budget: one table, one picture
+    Sweep(Sweep),
+    /// Tune, judge and analyse the embedded tiny model: the whole main job in two or three minutes, nothing to download
     Quickstart(Quickstart),
     /// Describe a checkpoint: architecture, parameters, dtypes, tokenizer, memory needed
     Inspect(Inspect),
@@ -48,6 +50,8 @@ pub enum Command {
     Generate(Generate),
     /// Talk with a model in the terminal
     Chat(Chat),
+    /// Evaluate checkpoints on tasks: scores with intervals, every answer kept, differences tested on the same items
+    Eval(Box<Eval>),
     /// Merge an adapter into its base, or convert a checkpoint: writes a Hugging Face folder
     Merge(Merge),
     /// Write the generated text that the embedded model was made from
@@ -263,6 +267,91 @@ impl From<&Pretrain> for Tune {
             ..Self::default()
         }
     }
+}
+
+/// The same command again goes on with a sweep that was interrupted, and tries again what failed.
+#[derive(Debug, Args)]
+pub struct Sweep {
+    /// The sweep, as TOML: an experiment's with [sweep] and [eval]; by default that of a sweep that has begun in --out
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A value for any key of the file, such as sweep.seeds=[1,2]; repeatable
+    #[arg(long = "set", value_name = "TABLE.KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Folder of the sweep [output.dir]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<String>,
+    /// List the cells with their blocks, ranks, steps and the time of training; train nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Flags override the keys of `--config`. An evaluation that was interrupted goes on where it was with the same command.
+#[derive(Debug, Args)]
+pub struct Eval {
+    /// Which models, each with a name of its own if given as NAME=CHECKPOINT; the others are compared with the first
+    #[arg(value_name = "CHECKPOINT")]
+    pub checkpoints: Vec<String>,
+    /// A built-in task or a file, and the data to take items from in place of the task's own; repeatable
+    #[arg(long = "task", value_name = "TASK[=FILE_OR_HUB_ID]")]
+    pub tasks: Vec<String>,
+    /// List the built-in tasks
+    #[arg(long)]
+    pub list: bool,
+    /// Options as TOML, under the names of the flags; `tasks` is a list
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Items of each task, drawn without replacement [default: all]
+    #[arg(long, value_name = "N")]
+    pub samples: Option<usize>,
+    /// Completions of each item, for avg@k, pass@k and maj@k; needs a temperature [default: 1]
+    #[arg(long, value_name = "K")]
+    pub repeats: Option<usize>,
+    /// Sequences that are worked on together; no result depends on it [default: 16]
+    #[arg(long, value_name = "N")]
+    pub batch: Option<usize>,
+    /// `standard`: the task's own settings; `paper`: those of arXiv 2604.11838 [default: standard]
+    #[arg(long)]
+    pub protocol: Option<midblock::eval::Protocol>,
+    /// How items are answered, in place of the task's way: generate, letters, choices or perplexity
+    #[arg(long)]
+    pub method: Option<midblock::eval::Method>,
+    /// Solved examples before each item, in place of the task's number
+    #[arg(long, value_name = "N")]
+    pub few_shot: Option<usize>,
+    /// Most tokens of a completion, in place of the task's
+    #[arg(long, value_name = "T")]
+    pub max_new: Option<usize>,
+    /// Prompts through the chat template if there is one (`auto`), always (`chat`) or never (`plain`) [default: auto]
+    #[arg(long)]
+    pub template: Option<midblock::eval::Template>,
+    /// Divides the logits; 0 is greedy [default: 0]
+    #[arg(long)]
+    pub temperature: Option<f64>,
+    /// Only the K most likely tokens
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+    /// Only the fewest most likely tokens whose probabilities reach P together
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f64>,
+    /// Only tokens at least P times as likely as the most likely one
+    #[arg(long, value_name = "P")]
+    pub min_p: Option<f64>,
+    /// Makes tokens that were there less likely; 1 changes nothing
+    #[arg(long, value_name = "X")]
+    pub repetition_penalty: Option<f64>,
+    /// Run the programs that a model writes, for humaneval: with limits, but better in a container
+    #[arg(long)]
+    pub run_programs: bool,
+    /// Seed of everything drawn at random [default: 42]
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Folder of the evaluation; of several checkpoints, of one folder for each and their comparison
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -90,7 +90,7 @@ fn evaluated(e: &Evaluation) -> String {
 }
 
 /// "1 h 02 min", "3 min 20 s", "4 s".
-fn duration(seconds: f64) -> String {
+pub fn duration(seconds: f64) -> String {
     match seconds.round() as u64 {
         whole @ 0..60 => format!("{whole} s"),
         whole @ 60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),

@@ -12,4 +12,5 @@ mod models;
 mod pretrain;
 #[path = "../../examples/random_checkpoint/writer.rs"]
 mod random_checkpoint;
+mod sweep;
 mod tune;

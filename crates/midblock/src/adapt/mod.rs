@@ -155,6 +155,17 @@ impl Plan {
         self.entries.iter().map(Entry::parameters).sum()
     }
 
+    /// LoRA's rank in each block, 0 where there is none.
+    pub fn ranks(&self) -> Vec<usize> {
+        let mut ranks = vec![0; self.blocks];
+        for entry in &self.entries {
+            if let (Some(block), Move::Lora { rank, .. }) = (entry.id.block(), entry.how) {
+                ranks[block] = rank;
+            }
+        }
+        ranks
+    }
+
     /// Blocks in which something moves, sorted.
     pub fn trained_blocks(&self) -> Vec<usize> {
         let mut blocks: Vec<usize> = self.entries.iter().filter_map(|entry| entry.id.block()).collect();

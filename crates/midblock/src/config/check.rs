@@ -1,6 +1,6 @@
 //! What no type says: ranges, contradictions, and defaults that depend on other keys.
 
-use super::{AdaptKind, Config, Problem};
+use super::{Adapt, AdaptKind, Config, Problem};
 use crate::{
     adapt::Scaling,
     select::{Layers, Modules, Strategy},
@@ -287,7 +287,7 @@ fn fill(config: &mut Config) {
     }
     let adapt = &mut config.adapt;
     if adapt.kind == AdaptKind::Lora {
-        let rank = *adapt.rank.get_or_insert(64);
+        let rank = *adapt.rank.get_or_insert(Adapt::RANK);
         let scaling = *adapt.scaling.get_or_insert_default();
         let per_alpha = if scaling == Scaling::Rslora {
             (rank as f64).sqrt()

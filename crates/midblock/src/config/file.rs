@@ -1,13 +1,14 @@
 //! A TOML file and where in it each key stands.
 
-use super::{Config, Problem};
+use super::Problem;
 use crate::{Error, Result};
+use serde::de::DeserializeOwned;
 use std::{fs, ops::Range, path::Path};
 use toml::de::{DeTable, DeValue};
 
 /// A file as text; empty if there is none.
-#[derive(Default)]
-pub(super) struct File {
+#[derive(Clone, Default)]
+pub(crate) struct File {
     pub name: String,
     pub text: String,
 }
@@ -19,15 +20,19 @@ impl File {
         Ok(Self { name, text })
     }
 
-    /// The file's table, after a look at whether it fits the schema on its own.
-    pub fn parse(&self) -> Result<toml::Table, Problem> {
-        let fits = toml::from_str::<Config>(&self.text).map(|_| ());
-        fits.and_then(|()| toml::from_str(&self.text)).map_err(|error| {
-            let at = error.span().map(|span| span.start);
-            let key = at.and_then(|at| self.key_at(at)).unwrap_or_default();
-            let line = at.map_or(String::new(), |at| format!(":{}", self.line(at)));
-            explain(format!("{}{line}", self.name), key, &error)
-        })
+    /// The file's table, after a look at whether it fits the schema `T` on its own.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<toml::Table, Problem> {
+        let fits = toml::from_str::<T>(&self.text).map(|_| ());
+        fits.and_then(|()| toml::from_str(&self.text))
+            .map_err(|error| self.explain(&error))
+    }
+
+    /// Why the text does not fit a schema, with line and key.
+    pub fn explain(&self, error: &toml::de::Error) -> Problem {
+        let at = error.span().map(|span| span.start);
+        let key = at.and_then(|at| self.key_at(at)).unwrap_or_default();
+        let line = at.map_or(String::new(), |at| format!(":{}", self.line(at)));
+        explain(format!("{}{line}", self.name), key, error)
     }
 
     /// `run.toml:12` if the key is in the file.

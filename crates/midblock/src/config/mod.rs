@@ -20,8 +20,10 @@ pub use schema::{
 pub use size::ByteSize;
 pub use source::DataSource;
 
+pub(crate) use file::File;
+
 use crate::{Error, Result};
-use file::File;
+use serde::{Serialize, de::DeserializeOwned};
 use std::{fmt, path::Path};
 
 /// Something that is wrong with a configuration.
@@ -53,6 +55,15 @@ impl fmt::Display for Problem {
     }
 }
 
+/// Why the text of a file that is called `name` does not fit a schema, with line and key.
+pub(crate) fn explain_toml(name: &str, text: &str, error: &toml::de::Error) -> Problem {
+    let file = File {
+        name: name.into(),
+        text: text.into(),
+    };
+    file.explain(error)
+}
+
 impl Config {
     /// Reads `file`, if there is one, applies `overrides` in their order, checks the result and fills in every default.
     ///
@@ -78,13 +89,14 @@ impl Config {
     }
 
     fn from_parts(file: &File, overrides: &[Override]) -> Result<Self, Vec<Problem>> {
-        let mut table = file.parse().map_err(|problem| vec![problem])?;
-        let config = overrides::apply(&mut table, overrides)?;
-        let origin = |key: &str| {
-            let overriding = overrides.iter().rev().find(|o| o.key == key);
-            overriding.map(|o| o.origin.clone()).or_else(|| file.origin_of(key))
-        };
-        check::check(config, &origin)
+        let config = read(file, overrides)?;
+        check::check(config, &|key| origin(file, overrides, key))
+    }
+
+    /// Checks what was put together in another way than from a file and fills in every default; `origin` says where a key was
+    /// given.
+    pub(crate) fn resolve(self, origin: &dyn Fn(&str) -> Option<String>) -> Result<Self, Vec<Problem>> {
+        check::check(self, origin)
     }
 
     /// The configuration as TOML; of a resolved one, everything it depends on is there.
@@ -94,26 +106,41 @@ impl Config {
 
     /// Dotted keys whose values differ, with both values as TOML; "–" where one has none.
     pub fn differences(&self, other: &Self) -> Vec<(String, String, String)> {
-        let tables = [self, other].map(|config| {
-            let table =
-                toml::Table::try_from(config).expect("invariant: every table of the schema can be written as TOML");
-            let mut flat = Vec::new();
-            flatten("", &toml::Value::Table(table), &mut flat);
-            flat
-        });
-        let [left, right] = tables;
-        let find = |flat: &[(String, String)], key: &str| {
-            let found = flat.iter().find(|(known, _)| known == key);
-            found.map_or("–".to_owned(), |(_, value)| value.clone())
-        };
-        let mut keys: Vec<&String> = left.iter().chain(&right).map(|(key, _)| key).collect();
-        keys.sort();
-        keys.dedup();
-        keys.into_iter()
-            .map(|key| (key.clone(), find(&left, key), find(&right, key)))
-            .filter(|(_, left, right)| left != right)
-            .collect()
+        differences(self, other)
     }
+}
+
+/// Reads a file with overrides as the schema `T`, of which [`Config`]'s tables are a part.
+pub(crate) fn read<T: DeserializeOwned>(file: &File, overrides: &[Override]) -> Result<T, Vec<Problem>> {
+    let mut table = file.parse::<T>().map_err(|problem| vec![problem])?;
+    overrides::apply(&mut table, overrides)
+}
+
+/// Where a key was given, if it was.
+pub(crate) fn origin(file: &File, overrides: &[Override], key: &str) -> Option<String> {
+    let overriding = overrides.iter().rev().find(|o| o.key == key);
+    overriding.map(|o| o.origin.clone()).or_else(|| file.origin_of(key))
+}
+
+/// Dotted keys of a schema whose values differ, with both values as TOML; "–" where one has none.
+pub(crate) fn differences<T: Serialize>(left: &T, right: &T) -> Vec<(String, String, String)> {
+    let [left, right] = [left, right].map(|config| {
+        let table = toml::Table::try_from(config).expect("invariant: every table of the schema can be written as TOML");
+        let mut flat = Vec::new();
+        flatten("", &toml::Value::Table(table), &mut flat);
+        flat
+    });
+    let find = |flat: &[(String, String)], key: &str| {
+        let found = flat.iter().find(|(known, _)| known == key);
+        found.map_or("–".to_owned(), |(_, value)| value.clone())
+    };
+    let mut keys: Vec<&String> = left.iter().chain(&right).map(|(key, _)| key).collect();
+    keys.sort();
+    keys.dedup();
+    keys.into_iter()
+        .map(|key| (key.clone(), find(&left, key), find(&right, key)))
+        .filter(|(_, left, right)| left != right)
+        .collect()
 }
 
 /// The leaves of a value with their dotted keys.

@@ -1,8 +1,8 @@
 //! `--set a.b=c` and flags: values that replace the file's.
 
-use super::{Config, Problem, file::explain};
+use super::{Problem, file::explain};
 use crate::Error;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::str::FromStr;
 use toml::{Table, Value};
 
@@ -69,8 +69,8 @@ impl FromStr for Override {
     }
 }
 
-/// Applies all to the file's table and reads it; those that do not fit are the problems.
-pub(super) fn apply(table: &mut Table, overrides: &[Override]) -> Result<Config, Vec<Problem>> {
+/// Applies all to the file's table and reads it as the schema `T`; those that do not fit are the problems.
+pub(super) fn apply<T: DeserializeOwned>(table: &mut Table, overrides: &[Override]) -> Result<T, Vec<Problem>> {
     for [one, other] in EXCLUSIVE.into_iter().flat_map(|[a, b]| [[a, b], [b, a]]) {
         if overrides.iter().any(|o| o.key == one) {
             remove(table, other);
@@ -78,7 +78,7 @@ pub(super) fn apply(table: &mut Table, overrides: &[Override]) -> Result<Config,
     }
     let mut problems = Vec::new();
     for given in overrides {
-        match with(table, given) {
+        match with::<T>(table, given) {
             Ok(changed) => *table = changed,
             Err(problem) => problems.push(problem),
         }
@@ -86,15 +86,15 @@ pub(super) fn apply(table: &mut Table, overrides: &[Override]) -> Result<Config,
     if !problems.is_empty() {
         return Err(problems);
     }
-    Config::deserialize(table.clone()).map_err(|error| vec![explain(String::new(), String::new(), &error)])
+    T::deserialize(table.clone()).map_err(|error| vec![explain(String::new(), String::new(), &error)])
 }
 
 /// The table with one override, taken as it looks or else as text.
-fn with(table: &Table, given: &Override) -> Result<Table, Problem> {
+fn with<T: DeserializeOwned>(table: &Table, given: &Override) -> Result<Table, Problem> {
     let changed = |value| {
         let mut changed = table.clone();
         insert(&mut changed, given, value)?;
-        match Config::deserialize(changed.clone()) {
+        match T::deserialize(changed.clone()) {
             Ok(_) => Ok(changed),
             Err(error) => Err(explain(given.origin.clone(), given.key.clone(), &error)),
         }

@@ -140,6 +140,11 @@ pub struct Adapt {
     pub scaling: Option<Scaling>,
 }
 
+impl Adapt {
+    /// `rank` where none is given.
+    pub const RANK: usize = 64;
+}
+
 /// How parameters move.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

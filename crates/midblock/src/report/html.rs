@@ -35,8 +35,18 @@ pub(super) fn escape(text: &str) -> String {
     safe
 }
 
-/// A page: its head, `body`, `data` as JSON and the script that draws from it.
+/// A page with charts: its head, `body`, `data` as JSON and the script that draws from it.
 pub(super) fn frame(title: &str, body: &str, data: &Value, script: &str) -> String {
+    let charts = format!("<script>{CHARTS}</script>\n");
+    frame_with(title, body, data, &charts, &format!("{PAGE}{script}"))
+}
+
+/// A page without charts.
+pub(super) fn frame_of_text(title: &str, body: &str, data: &Value, script: &str) -> String {
+    frame_with(title, body, data, "", script)
+}
+
+fn frame_with(title: &str, body: &str, data: &Value, charts: &str, script: &str) -> String {
     // `<` occurs in JSON only inside of strings, where this escape means the same.
     let data = data.to_string().replace('<', "\\u003c");
     let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:";
@@ -49,7 +59,7 @@ pub(super) fn frame(title: &str, body: &str, data: &Value, script: &str) -> Stri
         &format!("<style>\n{STYLE}</style>\n</head>\n<body>\n"),
         body,
         &format!("<script type=\"application/json\" id=\"data\">{data}</script>\n"),
-        &format!("<script>{CHARTS}</script>\n<script>\n{PAGE}{script}</script>\n</body>\n</html>\n"),
+        &format!("{charts}<script>\n{script}</script>\n</body>\n</html>\n"),
     ]
     .concat()
 }

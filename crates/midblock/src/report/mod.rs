@@ -1,8 +1,10 @@
 //! Records → tables and pictures. Reads run folders only, never models, so a report can be made again without computing.
 
+pub mod evaluation;
 pub mod html;
 mod provenance;
 pub mod summary;
+pub mod sweep;
 mod table;
 mod tables;
 mod trained;

@@ -60,13 +60,19 @@ pub(super) struct Foot {
     pub sources: &'static str,
     /// Where the numbers are.
     pub numbers: &'static str,
+    /// What draws the charts.
+    pub charts: &'static str,
 }
+
+/// What pages with charts say of them.
+pub(super) const CHARTS: &str = "Charts: Apache ECharts (Apache-2.0), inside this file; nothing";
 
 /// The foot of an analysis.
 pub(super) const ANALYSIS: Foot = Foot {
     measured_after: "a phase",
     sources: SOURCES,
     numbers: "<code>metrics.csv</code> and <code>metrics.parquet</code> beside it",
+    charts: CHARTS,
 };
 
 /// Versions, seeds, timings, hashes, skipped samples, configuration and sources.
@@ -110,12 +116,13 @@ pub(super) fn footer(info: &RunInfo, foot: &Foot) -> String {
         "<footer class=\"page\"><h2>How this was made</h2><dl class=\"facts\">{facts}</dl>{}{}{}\
          <details><summary>Resolved configuration</summary><pre><code>{}</code></pre></details>\
          <h2>Sources</h2><ul class=\"sources\">{}</ul>\
-         <p class=\"aside\">Charts: Apache ECharts (Apache-2.0), inside this file; nothing is loaded from the network. Numbers: {}.</p></footer>\n",
+         <p class=\"aside\">{} is loaded from the network. Numbers: {}.</p></footer>\n",
         timings(info),
         hashes(info),
         skipped(info),
         escape(&config),
         foot.sources,
+        foot.charts,
         foot.numbers,
     )
 }

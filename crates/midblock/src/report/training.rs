@@ -5,7 +5,7 @@
 
 use super::{
     html::{escape, frame, warnings},
-    provenance::{Foot, command, count, day, duration, footer},
+    provenance::{CHARTS, Foot, command, count, day, duration, footer},
     trained,
     words::number,
 };
@@ -28,6 +28,7 @@ const FOOT: Foot = Foot {
 <li>LoRA: Hu et al. 2021, <a href=\"https://arxiv.org/abs/2106.09685\">arXiv:2106.09685</a>. AdamW: Loshchilov and Hutter 2019, <a href=\"https://arxiv.org/abs/1711.05101\">arXiv:1711.05101</a>.</li>\
 <li>To cite a result, name the midblock version, the command and the file hashes above.</li>",
     numbers: "<code>metrics.jsonl</code> and <code>resolved.toml</code> beside it",
+    charts: CHARTS,
 };
 
 /// A run's lines, taken apart.

@@ -65,7 +65,7 @@ pub(super) fn weights(run: &Run, model: &str) -> Option<String> {
 }
 
 /// Ascending numbers as ranges without gaps.
-fn contiguous(numbers: &[usize]) -> Vec<RangeInclusive<usize>> {
+pub(super) fn contiguous(numbers: &[usize]) -> Vec<RangeInclusive<usize>> {
     let mut ranges: Vec<RangeInclusive<usize>> = Vec::new();
     for &number in numbers {
         match ranges.last_mut() {

@@ -13,6 +13,7 @@
 //! back to the same bits, so CSV loses nothing.
 
 mod info;
+pub(crate) mod lock;
 mod machine;
 mod record;
 mod table;

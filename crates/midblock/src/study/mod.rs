@@ -2,13 +2,13 @@
 
 mod analyze;
 mod clock;
-mod compare;
 pub(crate) mod describe;
 mod layers;
 mod merge;
+pub mod sweep;
 mod weights;
 
+pub use crate::eval::{Difference, paired_difference};
 pub use analyze::{AnalyzeConfig, BASE, Variant, analyze};
-pub use compare::{Difference, paired_difference};
 pub use layers::Layers;
 pub use merge::{LogitDifference, logit_difference, merge};

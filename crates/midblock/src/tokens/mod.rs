@@ -25,6 +25,7 @@ pub use conversation::Conversation;
 pub use fields::SkipReason;
 pub use format::Format;
 pub use pieces::Piece;
+pub(crate) use sample::Selection;
 pub use sample::{MIN_SAMPLES, Sample, SampleSet, Skipped, TokenizedSet, select};
 pub use special::SpecialToken;
 pub use template::ChatTemplate;

@@ -79,7 +79,7 @@ pub fn select(samples: impl IntoIterator<Item = Sample>, n: usize, seed: u64) ->
 }
 
 /// The `n` samples with the smallest keys so far.
-pub(super) struct Selection<T> {
+pub(crate) struct Selection<T> {
     n: usize,
     offered: usize,
     rng: rand_chacha::ChaCha8Rng,
@@ -90,7 +90,7 @@ pub(super) struct Selection<T> {
 }
 
 impl<T> Selection<T> {
-    pub(super) fn new(n: usize, seed: u64) -> Self {
+    pub(crate) fn new(n: usize, seed: u64) -> Self {
         let rng = rng::stream(seed, "select", &[]);
         Self {
             n,
@@ -101,7 +101,7 @@ impl<T> Selection<T> {
         }
     }
 
-    pub(super) fn offer(&mut self, sample: T) {
+    pub(crate) fn offer(&mut self, sample: T) {
         let position = self.offered;
         self.offered += 1;
         let key = (self.rng.next_u64(), position);
@@ -116,7 +116,7 @@ impl<T> Selection<T> {
         self.kept.insert(position, sample);
     }
 
-    pub(super) fn finish(self) -> Vec<T> {
+    pub(crate) fn finish(self) -> Vec<T> {
         self.kept.into_values().collect()
     }
 }

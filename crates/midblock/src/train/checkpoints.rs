@@ -42,6 +42,12 @@ const FREE: [&str; 8] = [
     "output.",
 ];
 
+/// Whether one of `free` names a key, or the table it is in.
+pub(crate) fn is_free(key: &str, free: &[&str]) -> bool {
+    free.iter()
+        .any(|free| key == *free || free.ends_with('.') && key.starts_with(free))
+}
+
 /// What a run is: two runs with the same identity give the same numbers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Identity {
@@ -70,11 +76,7 @@ impl Identity {
             help: "resume with what the run was started with, or start anew with another --out".into(),
         };
         let changed = self.config.differences(&now.config);
-        if let Some((key, saved, given)) = changed.iter().find(|(key, ..)| {
-            !FREE
-                .iter()
-                .any(|free| key == free || free.ends_with('.') && key.starts_with(free))
-        }) {
+        if let Some((key, saved, given)) = changed.iter().find(|(key, ..)| !is_free(key, &FREE)) {
             return Err(differs(&format!("`{key}`"), saved, given));
         }
         if self.base != now.base {

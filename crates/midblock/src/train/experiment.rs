@@ -93,12 +93,7 @@ impl Experiment {
             None => Checkpoint::open(&config.model.base, hub, on_transfer)?,
         };
         let architecture = Architecture::resolve(checkpoint.config())?;
-        let resolve = |scores: Option<&[f64]>| Plan::resolve(&architecture, &recipe(&config), scores);
-        let strategy = config.select.layers.as_ref().and_then(Layers::needs_scores);
-        let early = match strategy {
-            Some(Strategy::Gradient) => None, // it needs the data
-            strategy => Some(resolve(scores(strategy, &config, &architecture)?.as_deref())?),
-        };
+        let early = planned(&config, &architecture)?;
         let tokenizer = Tokenizer::of(&checkpoint)?;
         let template = match &config.data.template {
             Some(path) => Some(ChatTemplate::from_file(path, &tokenizer, now)?),
@@ -122,13 +117,8 @@ impl Experiment {
             Some(plan) => plan,
             None => {
                 let seed = config.train.seed;
-                resolve(Some(&gradient_norms(
-                    backend,
-                    &checkpoint,
-                    &architecture,
-                    &loaded.train,
-                    seed,
-                )?))?
+                let norms = gradient_norms(backend, &checkpoint, &architecture, &loaded.train, seed)?;
+                Plan::resolve(&architecture, &recipe(&config), Some(&norms))?
             }
         };
         let Loaded {
@@ -330,6 +320,16 @@ fn format_options(config: &Config, purpose: Purpose) -> TrainingFormatOptions {
         },
         seed: config.train.seed,
     }
+}
+
+/// What a resolved configuration trains; `None` if that needs its data.
+pub(crate) fn planned(config: &Config, architecture: &Architecture) -> Result<Option<Plan>> {
+    let strategy = config.select.layers.as_ref().and_then(Layers::needs_scores);
+    if strategy == Some(Strategy::Gradient) {
+        return Ok(None);
+    }
+    let scores = scores(strategy, config, architecture)?;
+    Plan::resolve(architecture, &recipe(config), scores.as_deref()).map(Some)
 }
 
 /// The selection of a resolved configuration.

@@ -17,11 +17,11 @@
 use super::{Ending, Line, Position, experiment::DataCount, read_lines};
 use crate::{
     Error, Result,
-    run::{DONE, REPORT_HTML, RUN_JSON, RunInfo, SCHEMA, write_bytes},
+    run::{DONE, REPORT_HTML, RUN_JSON, RunInfo, SCHEMA, lock, write_bytes},
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, File},
     path::{Path, PathBuf},
 };
 
@@ -32,7 +32,6 @@ pub(crate) const CHECKPOINTS: &str = "checkpoints";
 pub(crate) const TENSORBOARD: &str = "tensorboard";
 pub(crate) const ADAPTER: &str = "adapter";
 pub(crate) const MODEL: &str = "model";
-const LOCK: &str = ".lock";
 
 /// Everything that a run may leave in its folder.
 const OURS: [&str; 11] = [
@@ -42,7 +41,7 @@ const OURS: [&str; 11] = [
     SELECTION_JSON,
     METRICS_JSONL,
     REPORT_HTML,
-    LOCK,
+    lock::NAME,
     CHECKPOINTS,
     TENSORBOARD,
     ADAPTER,
@@ -198,9 +197,9 @@ impl TrainingFolder {
         let is_new = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
         let created = dir.ancestors().take_while(is_new).map(Path::to_path_buf).collect();
         fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
-        let lock = lock(dir)?;
+        let lock = lock::take(dir)?;
         if overwrite && !resume {
-            for name in names.iter().filter(|name| *name != LOCK) {
+            for name in names.iter().filter(|name| *name != lock::NAME) {
                 remove(&dir.join(name))?;
             }
         }
@@ -249,7 +248,7 @@ impl TrainingFolder {
     /// # Errors
     /// [`Error::Io`].
     pub fn finish(&self) -> Result<()> {
-        remove(&self.path(LOCK))?; // still held: the name alone goes
+        lock::remove_name(&self.dir)?;
         write_bytes(&self.path(DONE), b"")
     }
 }
@@ -257,8 +256,8 @@ impl TrainingFolder {
 impl Drop for TrainingFolder {
     /// A claim that came to nothing, because of an error before the first file, leaves nothing behind.
     fn drop(&mut self) {
-        if names(&self.dir).is_ok_and(|names| names == [LOCK]) {
-            let _ = fs::remove_file(self.path(LOCK)); // what cannot be removed stays, and harms nobody
+        if names(&self.dir).is_ok_and(|names| names == [lock::NAME]) {
+            let _ = fs::remove_file(self.path(lock::NAME)); // what cannot be removed stays, and harms nobody
             for folder in &self.created {
                 let _ = fs::remove_dir(folder);
             }
@@ -275,21 +274,6 @@ fn names(dir: &Path) -> Result<Vec<String>> {
     Ok(entries
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect())
-}
-
-fn lock(dir: &Path) -> Result<File> {
-    let path = dir.join(LOCK);
-    let file = File::create(&path).map_err(Error::io("create", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Argument {
-            what: "--out".into(),
-            value: dir.display().to_string(),
-            problem: "another process is training there".into(),
-            help: "wait for it, or name another folder".into(),
-        }),
-        Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
-    }
 }
 
 fn remove(path: &Path) -> Result<()> {
@@ -342,7 +326,7 @@ mod tests {
     fn one_process_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
         let claim = TrainingFolder::claim(folder.path(), false, false).unwrap();
-        assert!(message(folder.path(), true, false).contains("another process is training there"));
+        assert!(message(folder.path(), true, false).contains("another process is at work there"));
         drop(claim);
         TrainingFolder::claim(folder.path(), true, false).unwrap();
     }

@@ -22,10 +22,13 @@ mod tune;
 mod untrained;
 
 pub use batch::Item;
+pub(crate) use checkpoints::is_free;
 pub use checkpoints::{Checkpoints, Identity, Saved, restore};
 pub use estimate::{Estimate, product_rate};
+pub(crate) use experiment::planned;
 pub use experiment::{DataCount, Experiment, Purpose};
 pub use fit::{Best, Fit, Habits, Position};
+pub(crate) use folder::RESOLVED_TOML;
 pub use folder::{TrainedBlock, Training, TrainingFolder, TrainingInfo, TrainingRun};
 pub use gradient_probe::gradient_norms;
 pub use gradients::Gradients;

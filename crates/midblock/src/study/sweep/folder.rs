@@ -1,0 +1,222 @@
+//! The folder of a sweep, and whether what is in it belongs to the sweep that goes on there.
+//!
+//! | path | holds |
+//! |---|---|
+//! | `sweep.toml` | the configuration as it was given, with overrides |
+//! | `cells/NAME/` | a training run as `midblock tune` leaves it; besides, what judges it |
+//! | `reference/MODEL/` | what judges the pretrained model |
+//! | `…/eval/` | the tasks' items and results |
+//! | `…/loss.jsonl` | the loss of each sample of the test set |
+//! | `sweep.json` | every number of the table; with it the pages can be written again |
+//! | `table.csv`, `table.md`, `report.html`, `picture.svg` | the table; rewritten after every cell |
+//! | `DONE` | empty; there when every cell is |
+//!
+//! A cell belongs to a sweep if its `resolved.toml` is the planned one, but for keys that change no number, and if the files it
+//! was made from still have the content they had.
+
+use super::{Cell, SweepFile, SweepPlan, SweepRecord, plan::cell_folder};
+use crate::{
+    Error, Result,
+    checkpoint::{Checkpoint, FileHash},
+    config::{self, Config},
+    run::{DONE, lock, write_bytes},
+    train::{RESOLVED_TOML, TrainingRun, is_free},
+};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+pub(super) const SWEEP_TOML: &str = "sweep.toml";
+const REFERENCE: &str = "reference";
+const MODEL_JSON: &str = "model.json";
+
+/// Keys of the sweep that may differ when it goes on: they change no number, or each cell answers for them.
+const FREE: [&str; 11] = [
+    "model.base",
+    "adapt.scaling",
+    "train.seed",
+    "sweep.models",
+    "sweep.patterns",
+    "sweep.scalings",
+    "sweep.seeds",
+    "train.save_every",
+    "train.memory",
+    "train.prefix_cache.",
+    "output.",
+];
+
+/// The same of a cell.
+const FREE_OF_CELL: [&str; 5] = [
+    "train.save_every",
+    "train.keep_checkpoints",
+    "train.memory",
+    "train.prefix_cache.",
+    "output.",
+];
+
+/// A claim on a sweep's folder, for as long as it lives.
+pub struct SweepFolder {
+    dir: PathBuf,
+    _lock: File,
+}
+
+impl SweepFolder {
+    /// Claims a new or empty folder, or one in which this sweep has begun; its configuration is written there.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if something else is there, or [`Error::Mismatch`] with the keys that differ.
+    pub fn claim(dir: &Path, plan: &SweepPlan) -> Result<Self> {
+        let refuse = |problem: String, help: &str| Error::Argument {
+            what: "--out".into(),
+            value: dir.display().to_string(),
+            problem,
+            help: help.into(),
+        };
+        if dir.exists() && !dir.is_dir() {
+            return Err(refuse("there is a file of that name".into(), "name a new folder"));
+        }
+        let saved = dir.join(SWEEP_TOML);
+        if saved.is_file() {
+            check_sweep(dir, &plan.file)?;
+        } else if dir.is_dir() {
+            let mut entries = fs::read_dir(dir).map_err(Error::io("list", dir))?.flatten();
+            if let Some(entry) = entries.find(|entry| entry.file_name() != lock::NAME) {
+                let problem = format!("the folder holds something else: {}", entry.file_name().display());
+                return Err(refuse(problem, "name a new or empty folder"));
+            }
+        }
+        fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+        let lock = lock::take(dir)?;
+        let mut hashes = BTreeMap::new();
+        for cell in &plan.cells {
+            check_cell(dir, cell, &mut hashes)?;
+        }
+        let toml =
+            toml::to_string(&plan.file.config).expect("invariant: every table of the schema can be written as TOML");
+        write_bytes(&saved, toml.as_bytes())?;
+        remove(&dir.join(DONE))?;
+        let dir = dir.to_path_buf();
+        Ok(Self { dir, _lock: lock })
+    }
+
+    /// Something in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Folder of a cell.
+    pub fn cell(&self, name: &str) -> PathBuf {
+        cell_folder(&self.dir, name)
+    }
+
+    /// Folder of what judges a pretrained model, which is the one that judged there before.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] if another was judged there; [`Error::Io`].
+    pub(super) fn reference(&self, name: &str, checkpoint: &Checkpoint) -> Result<PathBuf> {
+        let dir = self.dir.join(REFERENCE).join(name);
+        fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        let files = checkpoint.fingerprint()?;
+        let path = dir.join(MODEL_JSON);
+        if path.is_file() {
+            let text = fs::read(&path).map_err(Error::io("read", &path))?;
+            let known: Vec<FileHash> =
+                serde_json::from_slice(&text).map_err(|error| Error::malformed(&path, "model", error.to_string()))?;
+            let content = |files: &[FileHash]| files.iter().map(|file| file.blake3.clone()).collect::<Vec<_>>();
+            if content(&known) != content(&files) {
+                return Err(changed(&dir, "the content of the model", "another", "this one"));
+            }
+        } else {
+            let text = serde_json::to_vec_pretty(&files).map_err(|error| Error::io("write", &path)(error.into()))?;
+            write_bytes(&path, &text)?;
+        }
+        Ok(dir)
+    }
+}
+
+fn changed(folder: &Path, what: &str, then: &str, now: &str) -> Error {
+    Error::Mismatch {
+        left: folder.display().to_string(),
+        right: "this sweep".into(),
+        what: what.into(),
+        left_value: then.into(),
+        right_value: now.into(),
+        help: "go on with what the sweep was started with, or give another --out".into(),
+    }
+}
+
+/// All keys that differ, in one error.
+fn check_keys(folder: &Path, differing: &[(String, String, String)]) -> Result<()> {
+    let join =
+        |of: &dyn Fn(&(String, String, String)) -> String| differing.iter().map(of).collect::<Vec<_>>().join(", ");
+    if differing.is_empty() {
+        return Ok(());
+    }
+    Err(changed(
+        folder,
+        &join(&|(key, ..)| format!("`{key}`")),
+        &join(&|(_, then, _)| then.clone()),
+        &join(&|(.., now)| now.clone()),
+    ))
+}
+
+/// Whether the sweep that has begun in a folder is this one. One that came to nothing may be anything: what judged the pretrained
+/// models for it is removed.
+fn check_sweep(dir: &Path, now: &SweepFile) -> Result<()> {
+    let path = dir.join(SWEEP_TOML);
+    let then = SweepFile::load(Some(&path), &[])?.config;
+    let known = |key: &str| {
+        let name = key.strip_prefix("sweep.data.").and_then(|rest| rest.split('.').next());
+        name.is_none_or(|name| {
+            [&then, &now.config]
+                .iter()
+                .all(|config| config.sweep.data.contains_key(name))
+        })
+    };
+    let mut differing = config::differences(&then, &now.config);
+    differing.retain(|(key, ..)| !is_free(key, &FREE) && known(key));
+    if SweepRecord::is_at(dir) {
+        return check_keys(&path, &differing);
+    }
+    let reference = dir.join(REFERENCE);
+    if !differing.is_empty() && reference.is_dir() {
+        fs::remove_dir_all(&reference).map_err(Error::io("remove", &reference))?;
+    }
+    Ok(())
+}
+
+/// Whether what is in a cell's folder, if anything, is this cell. `hashes` are those of files looked at before.
+fn check_cell(dir: &Path, cell: &Cell, hashes: &mut BTreeMap<PathBuf, String>) -> Result<()> {
+    let folder = cell_folder(dir, &cell.name);
+    let resolved = folder.join(RESOLVED_TOML);
+    if !resolved.is_file() {
+        return Ok(());
+    }
+    let mut differing = Config::load(Some(&resolved), &[])?.differences(&cell.config);
+    differing.retain(|(key, ..)| !is_free(key, &FREE_OF_CELL));
+    check_keys(&resolved, &differing)?;
+    if !folder.join(DONE).is_file() {
+        return Ok(()); // the run itself checks what it goes on with
+    }
+    let info = TrainingRun::open(&folder)?.info.run;
+    let files = info.models.iter().map(|model| &model.files);
+    for file in files.chain(info.datasets.iter().map(|set| &set.files)).flatten() {
+        if !hashes.contains_key(&file.path) && file.path.is_file() {
+            hashes.insert(file.path.clone(), FileHash::of(&file.path)?.blake3);
+        }
+        if let Some(now) = hashes.get(&file.path).filter(|now| **now != file.blake3) {
+            let what = format!("the content of {}", file.path.display());
+            return Err(changed(&folder, &what, &file.blake3[..12], &now[..12]));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}

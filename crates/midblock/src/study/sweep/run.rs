@@ -1,0 +1,289 @@
+//! Runs a sweep: what is finished is skipped, what was interrupted goes on, a cell that fails does not stop the others.
+
+use super::{
+    Cell, Examiner, Scores, SweepFolder, SweepPlan, loss,
+    loss::{LOSS_JSONL, test_set},
+    plan::slug,
+    record::SweepRecord,
+};
+use crate::{
+    Error, Result,
+    checkpoint::Checkpoint,
+    hub::{HubOptions, OnTransfer},
+    progress::Progress,
+    run::DONE,
+    tokens::{TrainingSample, data},
+    train::{Ending, Experiment, Observer, TrainingFolder, TrainingRun, tune},
+};
+use midblock_kernels::Backend;
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+const EVAL: &str = "eval";
+
+/// What happens in a sweep.
+#[derive(Clone, Copy, Debug)]
+pub enum News<'a> {
+    /// A pretrained model is judged.
+    Reference {
+        /// Its name.
+        model: &'a str,
+    },
+    /// A cell is finished already.
+    Skipped {
+        /// Its name.
+        cell: &'a str,
+        /// Its number, from 1.
+        number: usize,
+        /// How many there are.
+        of: usize,
+    },
+    /// A cell trains, or goes on training.
+    Training {
+        /// Its name.
+        cell: &'a str,
+        /// Its number, from 1.
+        number: usize,
+        /// How many there are.
+        of: usize,
+        /// Time the sweep will take from here if cells take as long as those before.
+        seconds_left: Option<f64>,
+    },
+    /// A cell is judged.
+    Judging {
+        /// Its name.
+        cell: &'a str,
+    },
+    /// A cell failed.
+    Failed {
+        /// Its name.
+        cell: &'a str,
+        /// Why.
+        problem: &'a Error,
+    },
+}
+
+/// Is told what happens, between the steps of training.
+pub trait Watcher: Observer {
+    /// Something begins or failed.
+    fn news(&mut self, news: &News<'_>);
+}
+
+/// A cell that failed.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Failure {
+    /// Its name.
+    pub cell: String,
+    /// Why, as it would be printed.
+    pub problem: String,
+}
+
+/// What a finished cell or a pretrained model gave.
+#[derive(Clone, Debug)]
+pub(super) struct Judged {
+    /// The training run; none of a pretrained model.
+    pub run: Option<TrainingRun>,
+    pub scores: Vec<Scores>,
+}
+
+/// What a sweep computes with.
+pub struct Means<'a, B> {
+    /// Computes.
+    pub backend: &'a B,
+    /// Judges by tasks, if there are any.
+    pub examiner: Option<&'a dyn Examiner>,
+    /// Hub settings.
+    pub hub: &'a HubOptions,
+    /// Is told of downloads.
+    pub on_transfer: OnTransfer<'a>,
+    /// Is told of what is written and judged, and asked whether to stop.
+    pub progress: &'a dyn Progress,
+}
+
+/// Runs all cells that are not finished. What is known is written after each.
+///
+/// # Errors
+/// Whatever is wrong with the pretrained models or the folder; [`Error::Interrupted`] if it was asked to stop, and then the same
+/// call goes on. Cells that fail are in the record.
+pub fn sweep<B: Backend>(
+    means: &Means<'_, B>,
+    plan: &SweepPlan,
+    folder: &SweepFolder,
+    watcher: &mut dyn Watcher,
+) -> Result<SweepRecord> {
+    for source in plan
+        .data
+        .iter()
+        .flat_map(|own| own.data.train.iter().chain(&own.data.eval))
+    {
+        data::resolve(&source.0.source, means.hub, means.on_transfer)?; // now, and not once for every cell
+    }
+    let record = SweepRecord::begin(plan, folder)?;
+    let now = UNIX_EPOCH + Duration::from_secs(record.started_unix_s);
+    let mut sweep = Running {
+        means,
+        plan,
+        folder,
+        now,
+        tests: BTreeMap::new(),
+        record,
+        references: BTreeMap::new(),
+        cells: plan.cells.iter().map(|_| None).collect(),
+    };
+    for model in 0..plan.models.len() {
+        watcher.news(&News::Reference {
+            model: &plan.models[model].name,
+        });
+        sweep.reference(model)?;
+    }
+    sweep.write()?;
+    sweep.run_cells(watcher)?;
+    let complete = sweep.cells.iter().all(Option::is_some);
+    sweep.record.finish(complete);
+    sweep.write()?;
+    if complete {
+        crate::run::write_bytes(&folder.path(DONE), b"")?;
+    }
+    Ok(sweep.record)
+}
+
+struct Running<'a, B> {
+    means: &'a Means<'a, B>,
+    plan: &'a SweepPlan,
+    folder: &'a SweepFolder,
+    /// The time that chat templates see: the start of the sweep.
+    now: SystemTime,
+    /// Test sets by model and data.
+    tests: BTreeMap<(usize, usize), Vec<TrainingSample>>,
+    record: SweepRecord,
+    /// By model and data.
+    references: BTreeMap<(usize, usize), Judged>,
+    cells: Vec<Option<Judged>>,
+}
+
+impl<B: Backend> Running<'_, B> {
+    fn open(&self, spec: &str) -> Result<Checkpoint> {
+        Checkpoint::open(spec, self.means.hub, self.means.on_transfer)
+    }
+
+    fn stop_if_asked(&self) -> Result<()> {
+        if self.means.progress.cancelled() {
+            Err(Error::Interrupted)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn run_cells(&mut self, watcher: &mut dyn Watcher) -> Result<()> {
+        let plan = self.plan;
+        let (of, mut made, start) = (plan.cells.len(), 0, Instant::now());
+        for (index, cell) in plan.cells.iter().enumerate() {
+            self.stop_if_asked()?;
+            let (name, number) = (cell.name.as_str(), index + 1);
+            let trained = self.folder.cell(name).join(DONE).is_file();
+            let left = (of - index) as f64;
+            let seconds_left = (made > 0).then(|| start.elapsed().as_secs_f64() / f64::from(made) * left);
+            watcher.news(&match trained {
+                true => News::Skipped { cell: name, number, of },
+                false => News::Training {
+                    cell: name,
+                    number,
+                    of,
+                    seconds_left,
+                },
+            });
+            match self.cell(cell, trained, watcher) {
+                Ok(judged) => self.cells[index] = Some(judged),
+                Err(Error::Interrupted) => return Err(Error::Interrupted),
+                Err(problem) => {
+                    watcher.news(&News::Failed {
+                        cell: name,
+                        problem: &problem,
+                    });
+                    self.record.failed(name, &problem);
+                }
+            }
+            made += u32::from(!trained);
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    /// Trains and judges, as far as that is not done.
+    fn cell(&mut self, cell: &Cell, trained: bool, watcher: &mut dyn Watcher) -> Result<Judged> {
+        let dir = self.folder.cell(&cell.name);
+        if !trained {
+            let means = self.means;
+            let config = cell.config.clone();
+            let experiment = Experiment::prepare(means.backend, config, means.hub, means.on_transfer, self.now)?;
+            let folder = TrainingFolder::claim(&dir, true, false)?;
+            let mut observers: [&mut dyn Observer; 1] = [&mut *watcher];
+            let tuned = tune(means.backend, &experiment, &folder, &mut observers, means.progress)?;
+            if tuned.ending == Ending::Interrupted {
+                return Err(Error::Interrupted);
+            }
+        }
+        self.stop_if_asked()?;
+        let run = TrainingRun::open(&dir)?;
+        let result = dir.join(&run.info.training.result);
+        let spec = format!("{}+{}", self.plan.models[cell.model].spec, result.display());
+        watcher.news(&News::Judging { cell: &cell.name });
+        let checkpoint = self.open(&spec)?;
+        let mut scores = self.examine(&checkpoint, &dir.join(EVAL))?;
+        scores.extend(self.losses(&checkpoint, cell.model, cell.data, &dir.join(LOSS_JSONL))?);
+        Ok(Judged { run: Some(run), scores })
+    }
+
+    /// Judges a pretrained model, its loss on every test set.
+    fn reference(&mut self, model: usize) -> Result<()> {
+        self.stop_if_asked()?;
+        let checkpoint = self.open(&self.plan.models[model].spec)?;
+        let dir = self.folder.reference(&self.plan.models[model].name, &checkpoint)?;
+        let tasks = self.examine(&checkpoint, &dir.join(EVAL))?;
+        for (data, of) in self.plan.data.iter().enumerate() {
+            let name = match slug(&of.name) {
+                _ if of.name.is_empty() => LOSS_JSONL.to_owned(),
+                name => format!("loss-{name}.jsonl"),
+            };
+            let mut scores = tasks.clone();
+            scores.extend(self.losses(&checkpoint, model, data, &dir.join(name))?);
+            self.references.insert((model, data), Judged { run: None, scores });
+        }
+        Ok(())
+    }
+
+    fn examine(&self, checkpoint: &Checkpoint, dir: &Path) -> Result<Vec<Scores>> {
+        match self.means.examiner {
+            Some(examiner) => examiner.examine(checkpoint, dir, self.means.progress),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The losses on a test set, from `path` if they are there; none without a test set.
+    fn losses(&mut self, checkpoint: &Checkpoint, model: usize, data: usize, path: &Path) -> Result<Option<Scores>> {
+        let own = &self.plan.data[data].data;
+        if own.eval.is_empty() {
+            return Ok(None);
+        }
+        if let Some(known) = loss::read(path)? {
+            return Ok(Some(Scores::of_losses(&known)));
+        }
+        let means = self.means;
+        if !self.tests.contains_key(&(model, data)) {
+            let set = test_set(checkpoint, own, means.hub, means.on_transfer, self.now)?;
+            self.tests.insert((model, data), set);
+        }
+        let samples = &self.tests[&(model, data)];
+        let losses = loss::measure(means.backend, checkpoint, samples, path, means.progress)?;
+        Ok(Some(Scores::of_losses(&losses)))
+    }
+
+    /// Writes everything that follows from what is known.
+    fn write(&mut self) -> Result<()> {
+        self.record.tabulate(self.plan, &self.references, &self.cells);
+        self.record.write(self.folder)
+    }
+}
