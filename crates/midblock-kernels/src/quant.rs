@@ -111,7 +111,8 @@ fn blocks<const BYTES: usize, const LEN: usize>(
 }
 
 /// Hides that blocks lie at regular distances: the compiler would widen the same element of many blocks at a time, gathering
-/// single bytes, where a block by itself is made of a few whole vectors.
+/// single bytes, where a block by itself is made of a few whole vectors. What is read of it is copied first, because the hidden
+/// address might as well lie in the output.
 #[inline(always)]
 fn one_by_one<T>(block: &T) -> &T {
     black_box(block)
@@ -138,7 +139,7 @@ fn field<const N: usize>(block: &[u8], from: usize) -> &[u8; N] {
 /// Calls `value` with each element's index in its half and its low bits: 16 bytes hold elements 0..16 of a block in their low
 /// nibbles and 16..32 in their high ones.
 #[inline(always)]
-fn nibbles(packed: &[u8; 16], out: &mut [f32; 32], value: impl Fn(usize, u8) -> f32) {
+fn nibbles(packed: [u8; 16], out: &mut [f32; 32], value: impl Fn(usize, u8) -> f32) {
     let (low, high) = out.split_at_mut(16);
     for i in 0..16 {
         low[i] = value(i, packed[i] & 15);
@@ -150,7 +151,7 @@ fn nibbles(packed: &[u8; 16], out: &mut [f32; 32], value: impl Fn(usize, u8) -> 
 
 /// As [`nibbles`], with bit `i` of `high` as the fifth bit of element `i`.
 #[inline(always)]
-fn five_bits(packed: &[u8; 16], high: [u8; 4], out: &mut [f32; 32], value: impl Fn(u8) -> f32) {
+fn five_bits(packed: [u8; 16], high: [u8; 4], out: &mut [f32; 32], value: impl Fn(u8) -> f32) {
     let high = u32::from_le_bytes(high);
     nibbles(packed, out, |i, low| value(low | ((high >> i & 1) << 4) as u8));
 }
@@ -158,31 +159,31 @@ fn five_bits(packed: &[u8; 16], high: [u8; 4], out: &mut [f32; 32], value: impl 
 #[inline(always)]
 fn q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
     let d = f16_to_f32(*field(block, 0));
-    nibbles(field(block, 2), out, |_, q| d * f32::from(q as i8 - 8));
+    nibbles(*field(block, 2), out, |_, q| d * f32::from(q as i8 - 8));
 }
 
 #[inline(always)]
 fn q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
     let (d, m) = (f16_to_f32(*field(block, 0)), f16_to_f32(*field(block, 2)));
-    nibbles(field(block, 4), out, |_, q| d * f32::from(q) + m);
+    nibbles(*field(block, 4), out, |_, q| d * f32::from(q) + m);
 }
 
 #[inline(always)]
 fn q5_0(block: &[u8; 22], out: &mut [f32; 32]) {
     let d = f16_to_f32(*field(block, 0));
-    five_bits(field(block, 6), *field(block, 2), out, |q| d * f32::from(q as i8 - 16));
+    five_bits(*field(block, 6), *field(block, 2), out, |q| d * f32::from(q as i8 - 16));
 }
 
 #[inline(always)]
 fn q5_1(block: &[u8; 24], out: &mut [f32; 32]) {
     let (d, m) = (f16_to_f32(*field(block, 0)), f16_to_f32(*field(block, 2)));
-    five_bits(field(block, 8), *field(block, 4), out, |q| d * f32::from(q) + m);
+    five_bits(*field(block, 8), *field(block, 4), out, |q| d * f32::from(q) + m);
 }
 
 #[inline(always)]
 fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
     let d = f16_to_f32(*field(block, 0));
-    let q: &[u8; 32] = field(block, 2);
+    let q: [u8; 32] = *field(block, 2);
     for i in 0..32 {
         out[i] = d * f32::from(q[i] as i8);
     }
@@ -208,12 +209,15 @@ fn group_scales(block: &[u8]) -> [(f32, f32); 8] {
 #[inline(always)]
 fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
     let scales = group_scales(block);
-    let groups = out.as_chunks_mut::<32>().0;
-    for (j, (group, (d, m))) in groups.iter_mut().zip(scales).enumerate() {
-        let low: &[u8; 32] = one_by_one(field(block, 16 + j / 2 * 32));
-        let shift = 4 * (j % 2);
+    for (j, pair) in out.as_chunks_mut::<64>().0.iter_mut().enumerate() {
+        let packed: [u8; 32] = *one_by_one(field(block, 16 + j * 32));
+        let (low, high) = pair.split_at_mut(32);
+        let [(d, m), (d_high, m_high)] = [scales[2 * j], scales[2 * j + 1]];
         for i in 0..32 {
-            group[i] = d * f32::from(low[i] >> shift & 15) - m;
+            low[i] = d * f32::from(packed[i] & 15) - m;
+        }
+        for i in 0..32 {
+            high[i] = d_high * f32::from(packed[i] >> 4) - m_high;
         }
     }
 }
@@ -224,7 +228,7 @@ fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
     let high: &[u8; 32] = field(block, 16);
     let groups = out.as_chunks_mut::<32>().0;
     for (j, (group, (d, m))) in groups.iter_mut().zip(scales).enumerate() {
-        let low: &[u8; 32] = one_by_one(field(block, 48 + j / 2 * 32));
+        let low: [u8; 32] = *one_by_one(field(block, 48 + j / 2 * 32));
         let shift = 4 * (j % 2);
         for i in 0..32 {
             group[i] = d * f32::from(low[i] >> shift & 15 | (high[i] >> j & 1) << 4) - m;
@@ -236,15 +240,16 @@ fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
 fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
     let scales: &[u8; 16] = field(block, 192);
     let d = f16_to_f32(*field(block, 208));
-    // Two halves of 128 elements; in each, groups of 32 take the low, low, high, high nibbles of two runs of 32 bytes.
-    for (j, group) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        let (half, quarter, run) = (j / 8, j / 2 % 4, j % 2 * 16);
-        let low: &[u8; 16] = one_by_one(field(block, half * 64 + quarter % 2 * 32 + run));
-        let high: &[u8; 16] = field(block, 128 + half * 32 + run);
-        let scale = d * f32::from(scales[j] as i8);
-        for i in 0..16 {
+    // Two halves of 128 elements; in each, groups of 32, of two scales, take the low, low, high, high
+    // nibbles of two runs of 32 bytes.
+    for (j, group) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let (half, quarter) = (j / 4, j % 4);
+        let low: [u8; 32] = *one_by_one(field(block, half * 64 + quarter % 2 * 32));
+        let high: [u8; 32] = *one_by_one(field(block, 128 + half * 32));
+        let scales = [scales[2 * j], scales[2 * j + 1]].map(|s| d * f32::from(s as i8));
+        for i in 0..32 {
             let q = low[i] >> (quarter / 2 * 4) & 15 | (high[i] >> (quarter * 2) & 3) << 4;
-            group[i] = scale * f32::from(q as i8 - 32);
+            group[i] = scales[i / 16] * f32::from(q as i8 - 32);
         }
     }
 }
