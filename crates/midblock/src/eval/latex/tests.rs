@@ -135,7 +135,7 @@ const SAME: [(&str, &str); 114] = [
 ];
 
 /// Different answers, many of which a careless comparison takes for the same.
-const DIFFERENT: [(&str, &str); 72] = [
+const DIFFERENT: [(&str, &str); 75] = [
     ("0.333", r"\frac{1}{3}"),
     ("0.333333333333", r"\frac{1}{3}"),
     ("3.14", r"\pi"),
@@ -147,7 +147,6 @@ const DIFFERENT: [(&str, &str); 72] = [
     ("9999!", "9998!"),
     ("10^{10^{10}}", "10^{10^{10}}+1"),
     ("", "5"),
-    ("", ""),
     ("5", "-5"),
     ("12", "1,2"),
     ("1234", "1,2,3,4"),
@@ -213,6 +212,10 @@ const DIFFERENT: [(&str, &str); 72] = [
     ),
     (r"\text{east}", "seat"),
     (r"\text{(C)}", r"\text{(D)}"),
+    (r"\text{C}", r"\text{c}"),
+    (r"\frac{37}{4} m", "9.25 s"),
+    ("x^2=4", "x=2"),
+    ("12:30", "12:31"),
     (r"\frac{1}{0}", r"\frac{2}{0}"),
 ];
 
@@ -227,9 +230,10 @@ fn spellings_of_one_answer_are_equivalent_both_ways() {
 
 #[test]
 fn different_answers_are_not_equivalent_either_way() {
-    let empty = |(a, b): &&(&str, &str)| !(a.is_empty() && b.is_empty());
-    let all = DIFFERENT.iter().filter(empty);
-    let taken: Vec<_> = all.filter(|(a, b)| equivalent(a, b) || equivalent(b, a)).collect();
+    let taken: Vec<_> = DIFFERENT
+        .iter()
+        .filter(|(a, b)| equivalent(a, b) || equivalent(b, a))
+        .collect();
     assert_eq!(taken, Vec::<&(&str, &str)>::new());
 }
 
