@@ -240,9 +240,9 @@ impl EvaluationFolder {
         self.earlier.as_ref().map(|earlier| earlier.evaluation.started_unix_s)
     }
 
-    /// Refuses to go on with an evaluation of something else.
+    /// Refuses to go on with an evaluation of something else that answered an item.
     pub fn check(&self, identity: &Identity) -> Result<()> {
-        let Some(earlier) = &self.earlier else {
+        let Some(earlier) = self.earlier.as_ref().filter(|_| self.has_items()) else {
             return Ok(());
         };
         let Some((what, left_value, right_value)) = earlier.evaluation.difference(identity) else {
@@ -256,6 +256,10 @@ impl EvaluationFolder {
             right_value,
             help: "name another folder, or remove that one".into(),
         })
+    }
+
+    fn has_items(&self) -> bool {
+        fs::metadata(self.dir.join(ITEMS_JSONL)).is_ok_and(|file| file.len() > 0)
     }
 
     /// The evaluation, if it is finished.
