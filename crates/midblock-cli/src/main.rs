@@ -3,9 +3,11 @@
 mod analyze;
 mod args;
 mod bench;
+mod chat;
 mod checkpoint;
 mod corpus;
 mod eval;
+mod generate;
 mod inspect;
 mod live;
 mod mask;
@@ -60,6 +62,8 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Inspect(args) => inspect::run(args, &cli.common),
         Command::Perplexity(args) => perplexity::run(args, &cli.common),
         Command::Eval(args) => eval::run(args, &cli.common),
+        Command::Generate(args) => generate::run(args, &cli.common),
+        Command::Chat(args) => chat::run(args, &cli.common),
         Command::Merge(args) => merge::run(args, &cli.common),
         Command::Corpus(args) => corpus::run(args),
         Command::Report(args) => analyze::report(args),

@@ -5,6 +5,7 @@
 mod analyze;
 mod bad_input;
 mod eval;
+mod generate;
 mod interrupt;
 mod memory;
 mod merge;

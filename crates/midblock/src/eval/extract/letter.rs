@@ -46,8 +46,7 @@ static MENTION: Pattern = pattern!(r"\(([A-Z])\)|\*\*\(?([A-Z])[.)]?\*\*|\b(?:[O
 static BOX: Pattern = pattern!(
     r"^[({\[\s]*(?:(?i:option|choice|answer)\s*:?\s*)?[({\[\s]*([A-Za-z])(?:[)}\].:\s]*$|[)}\]]*[.:)]\s|\s+[-:]\s)"
 );
-static DECORATION: Pattern =
-    pattern!(r#"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf)\s*|\\[()]|[*`$"“”„]"#);
+static DECORATION: Pattern = pattern!(r#"\\(?:text|math)(?:bf|it|rm|sf)?\s*|\\[()]|[*`$"“”„]"#);
 /// A second letter after "and", "or" or a comma.
 static SECOND: Pattern =
     pattern!(r"^[)}\].]*\s*(?:,|/|&|\band\b|\bor\b)+\s*(?:\w+ )?[({\[]*([A-Z])(?:[^A-Za-z0-9']|$)");
@@ -127,8 +126,9 @@ fn is_answer(letter: &str, rest: &str, choices: usize) -> bool {
     if next.is_some_and(|c| c.is_alphanumeric() || matches!(c, '\'' | '_' | '’')) {
         return false; // the beginning of a word
     }
+    let near: String = rest.chars().take(40).collect(); // searching all the rest at every letter is quadratic
     let second = SECOND
-        .captures(rest)
+        .captures(&near)
         .ok()
         .flatten()
         .and_then(|c| c.get(1)?.as_str().chars().next());
