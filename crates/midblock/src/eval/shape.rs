@@ -258,7 +258,9 @@ impl Shape {
     /// The first of `names`, in their alphabet, that is neither a field nor a function.
     fn missing(&self, names: HashSet<String>, fields: &BTreeMap<String, Value>) -> Option<String> {
         let is_global = |name: &String| self.environment.globals().any(|(global, _)| global == name);
-        let missing = names.into_iter().filter(|name| !fields.contains_key(name) && !is_global(name));
+        let missing = names
+            .into_iter()
+            .filter(|name| !fields.contains_key(name) && !is_global(name));
         missing.min()
     }
 
