@@ -793,8 +793,8 @@ fn built_in_rows() -> Rows {
             "truthfulqa-mc",
             (
                 json!({"question": "q?", "mc1_targets": {"choices": ["x", "y"], "labels": [1, 0]}}),
-                listed,
-                "A",
+                "Question: q?\nA. y\nB. x\nAnswer:",
+                "B",
             ),
         ),
         (
