@@ -98,23 +98,17 @@ impl Identity {
                 return Some((format!("option `{key}`"), l, r));
             }
         }
-        for (l, r) in self.tasks.iter().zip(&other.tasks) {
-            for (what, l, r) in [
-                ("name", std::slice::from_ref(&l.name), std::slice::from_ref(&r.name)),
-                (
-                    "definition",
-                    std::slice::from_ref(&l.definition),
-                    std::slice::from_ref(&r.definition),
-                ),
-                ("data", &l.data, &r.data),
-            ] {
-                if l != r {
-                    return Some((
-                        format!("the {what} of task {}", self.tasks[0].name),
-                        l.join(" "),
-                        r.join(" "),
-                    ));
-                }
+        for (left, right) in self.tasks.iter().zip(&other.tasks) {
+            let [l, r] = [left, right].map(|task| {
+                let data = task.data.join(" ");
+                [
+                    ("name", task.name.clone()),
+                    ("definition", task.definition.clone()),
+                    ("data", data),
+                ]
+            });
+            if let Some(((what, l), (_, r))) = l.into_iter().zip(r).find(|(l, r)| l != r) {
+                return Some((format!("the {what} of task {}", left.name), l, r));
             }
         }
         None
