@@ -46,12 +46,12 @@ pub enum Command {
     Inspect(Inspect),
     /// Mean loss and perplexity of a checkpoint on text
     Perplexity(Perplexity),
+    /// Evaluate checkpoints on tasks: scores with intervals, every answer kept, differences tested on the same items
+    Eval(Box<Eval>),
     /// Let a model answer prompts or go on with texts
     Generate(Generate),
     /// Talk with a model in the terminal
     Chat(Chat),
-    /// Evaluate checkpoints on tasks: scores with intervals, every answer kept, differences tested on the same items
-    Eval(Box<Eval>),
     /// Merge an adapter into its base, or convert a checkpoint: writes a Hugging Face folder
     Merge(Merge),
     /// Write the generated text that the embedded model was made from

@@ -15,7 +15,6 @@ mod merge;
 mod perplexity;
 mod progress;
 mod quickstart;
-mod sweep;
 mod tune;
 
 use anyhow::Result;
@@ -35,7 +34,7 @@ fn main() -> ExitCode {
             eprintln!("interrupted; nothing was written");
             ExitCode::from(130)
         }
-        Err(error) if error.is::<tune::Stopped>() || error.is::<eval::Stopped>() || error.is::<sweep::Stopped>() => {
+        Err(error) if error.is::<tune::Stopped>() || error.is::<eval::Stopped>() => {
             eprintln!("{error}");
             ExitCode::from(130)
         }
@@ -59,13 +58,12 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Analyze(args) => analyze::run(args, &cli.common),
         Command::Tune(args) => tune::run(args, &cli.common),
         Command::Pretrain(args) => tune::pretrain(args, &cli.common),
-        Command::Sweep(args) => sweep::run(args, &cli.common),
         Command::Quickstart(args) => quickstart::run(args, &cli.common),
         Command::Inspect(args) => inspect::run(args, &cli.common),
         Command::Perplexity(args) => perplexity::run(args, &cli.common),
+        Command::Eval(args) => eval::run(args, &cli.common),
         Command::Generate(args) => generate::run(args, &cli.common),
         Command::Chat(args) => chat::run(args, &cli.common),
-        Command::Eval(args) => eval::run(args, &cli.common),
         Command::Merge(args) => merge::run(args, &cli.common),
         Command::Corpus(args) => corpus::run(args),
         Command::Report(args) => analyze::report(args),
