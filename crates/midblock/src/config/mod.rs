@@ -89,7 +89,7 @@ impl Config {
     }
 
     fn from_parts(file: &File, overrides: &[Override]) -> Result<Self, Vec<Problem>> {
-        let config = read(file, overrides)?;
+        let (config, _) = read(file, overrides)?;
         check::check(config, &|key| origin(file, overrides, key))
     }
 
@@ -110,10 +110,10 @@ impl Config {
     }
 }
 
-/// Reads a file with overrides as the schema `T`, of which [`Config`]'s tables are a part.
-pub(crate) fn read<T: DeserializeOwned>(file: &File, overrides: &[Override]) -> Result<T, Vec<Problem>> {
+/// Reads a file with overrides as the schema `T`, of which [`Config`]'s tables are a part; besides, both as one table.
+pub(crate) fn read<T: DeserializeOwned>(file: &File, overrides: &[Override]) -> Result<(T, toml::Table), Vec<Problem>> {
     let mut table = file.parse::<T>().map_err(|problem| vec![problem])?;
-    overrides::apply(&mut table, overrides)
+    Ok((overrides::apply(&mut table, overrides)?, table))
 }
 
 /// Where a key was given, if it was.

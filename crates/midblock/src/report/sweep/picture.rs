@@ -103,11 +103,11 @@ fn panels(table: &Table, rows: &[&Row], number: usize, measure: &Measure) -> Str
     for tick in across.ticks(6.0) {
         let (x, y) = (across.at(tick), up.at(tick));
         let text = tick_text(measure, tick);
-        let _ = write!(
+        let _ = writeln!(
             out,
             "<path d=\"M{x:.1} {TOP}V{bottom}M{} {y:.1}H{}\" stroke=\"#eceef1\"/><text x=\"{x:.1}\" y=\"{}\" \
              text-anchor=\"middle\" fill=\"#59616b\">{text}</text><text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\" \
-             fill=\"#59616b\">{text}</text>\n",
+             fill=\"#59616b\">{text}</text>",
             SCATTER[0],
             SCATTER[1],
             bottom + 18.0,

@@ -74,6 +74,8 @@ pub(super) struct Choice<'a> {
 pub struct SweepFile {
     /// The configuration.
     pub config: SweepConfig,
+    /// What was given, without defaults.
+    given: toml::Table,
     file: File,
     overrides: Vec<Override>,
 }
@@ -98,14 +100,21 @@ impl SweepFile {
     }
 
     fn read(file: File, overrides: &[Override]) -> Result<Self, Vec<Problem>> {
+        let (config, given) = config::read(&file, overrides)?;
         let read = Self {
-            config: config::read(&file, overrides)?,
+            config,
+            given,
             overrides: overrides.to_vec(),
             file,
         };
         let mut problems = Vec::new();
         read.check(&mut problems);
         if problems.is_empty() { Ok(read) } else { Err(problems) }
+    }
+
+    /// File and overrides as one file.
+    pub(super) fn to_toml(&self) -> String {
+        self.given.to_string()
     }
 
     pub(super) fn origin(&self, key: &str) -> Option<String> {

@@ -93,9 +93,7 @@ impl SweepFolder {
         for cell in &plan.cells {
             check_cell(dir, cell, &mut hashes)?;
         }
-        let toml =
-            toml::to_string(&plan.file.config).expect("invariant: every table of the schema can be written as TOML");
-        write_bytes(&saved, toml.as_bytes())?;
+        write_bytes(&saved, plan.file.to_toml().as_bytes())?;
         remove(&dir.join(DONE))?;
         let dir = dir.to_path_buf();
         Ok(Self { dir, _lock: lock })
