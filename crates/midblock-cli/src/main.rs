@@ -15,6 +15,7 @@ mod merge;
 mod perplexity;
 mod progress;
 mod quickstart;
+mod sweep;
 mod tune;
 
 use anyhow::Result;
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
             eprintln!("interrupted; nothing was written");
             ExitCode::from(130)
         }
-        Err(error) if error.is::<tune::Stopped>() || error.is::<eval::Stopped>() => {
+        Err(error) if error.is::<tune::Stopped>() || error.is::<eval::Stopped>() || error.is::<sweep::Stopped>() => {
             eprintln!("{error}");
             ExitCode::from(130)
         }
@@ -57,6 +58,7 @@ fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         Command::Analyze(args) => analyze::run(args, &cli.common),
         Command::Tune(args) => tune::run(args, &cli.common),
+        Command::Sweep(args) => sweep::run(args, &cli.common),
         Command::Pretrain(args) => tune::pretrain(args, &cli.common),
         Command::Quickstart(args) => quickstart::run(args, &cli.common),
         Command::Inspect(args) => inspect::run(args, &cli.common),
