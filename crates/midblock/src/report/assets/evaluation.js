@@ -62,12 +62,18 @@
     if (o.note) nodes.push(part("what the judge says", o.note));
     return nodes;
   };
+  // What tells items apart at a glance: the longest line of the prompt, which is no mark of the chat template.
+  const head = (item) => {
+    const lines = item.prompt.split("\n").slice(-12);
+    return lines.reduce((a, b) => (b.length > a.length ? b : a)).slice(0, 160);
+  };
+
   const article = (item) => {
     const details = make("details", "item");
     const summary = make("summary");
     const [word, className] = verdict(item);
     if (word) summary.append(make("span", `item-verdict ${className}`, word));
-    summary.append(make("code", "", item.id), make("span", "item-head", item.prompt.trim().split("\n").pop().slice(0, 160)));
+    summary.append(make("code", "", item.id), make("span", "item-head", head(item)));
     details.append(summary);
     details.addEventListener("toggle", () => {
       if (details.childElementCount > 1) return;
