@@ -119,13 +119,13 @@ fn one_by_one<T>(block: &T) -> &T {
 }
 
 /// IEEE half to single precision without a branch, so that it vectorises: the shifted bits are the value divided by 2^112
-/// (subnormals included); infinity and NaN keep their all-ones exponent.
+/// (subnormals included), with the all-ones exponent of infinity and NaN filled up, which multiplication keeps.
 #[inline(always)]
 fn f16_to_f32(bytes: [u8; 2]) -> f32 {
     let bits = u32::from(u16::from_le_bytes(bytes));
-    let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23);
     let exponent = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
-    f32::from_bits(magnitude.to_bits() | exponent | (bits & 0x8000) << 16)
+    let scaled = (bits & 0x8000) << 16 | (bits & 0x7fff) << 13 | exponent;
+    f32::from_bits(scaled) * f32::from_bits((127 + 112) << 23)
 }
 
 /// The `N` bytes of a block that start at `from`.

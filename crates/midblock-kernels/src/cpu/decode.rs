@@ -2,11 +2,17 @@
 //! the order of storage, and nothing is packed.
 //!
 //! A task is a run of rows of one W. It goes through them a strip and a block of the sum at a time: where they are not plain
-//! f32 they are widened into scratch that stays in the first-level cache, and multiplied with all rows of x from there. Blocks
+//! f32 they are widened into scratch that stays in the first-level cache, and multiplied with all rows of x from there, while the
+//! next strip is on its way from memory. Blocks
 //! of the sum are cut by its length alone and added to the output in order, so a row's bits depend neither on the other rows
 //! nor on the number of threads, and are those that W widened beforehand would give.
 
-use super::{buffer::with_scratch, dots::Dots, kernel::Output, matrix::Source};
+use super::{
+    buffer::with_scratch,
+    dots::{Dots, ROWS},
+    kernel::Output,
+    matrix::Source,
+};
 use crate::Accumulate;
 use pulp::Arch;
 use rayon::prelude::*;
@@ -49,25 +55,43 @@ fn columns_product(
 ) {
     let [_, k] = w.shape();
     let scratch = if w.plain().is_some() { 0 } else { STRIP * DEPTH.min(k) };
+    let passes = k.div_ceil(DEPTH) * rows.div_ceil(ROWS);
     with_scratch(scratch, |widened| {
         for first in columns.clone().step_by(STRIP) {
-            let strip = first..columns.end.min(first + STRIP);
+            let end = columns.end.min(first + STRIP);
+            let next = w.row_bytes(end..columns.end.min(end + STRIP));
+            let mut next = next.chunks(next.len().div_ceil(passes.max(1)).max(1));
             for start in (0..k).step_by(DEPTH) {
                 let block = start..k.min(start + DEPTH);
-                let (w, w_stride) = w.part(strip.clone(), block.clone(), widened);
-                arch.dispatch(Dots {
-                    x: &x[start..],
-                    x_stride: k,
-                    w,
-                    w_stride,
-                    depth: block.len(),
-                    rows,
-                    columns: strip.len(),
-                    add: mode == Accumulate::Add || start > 0,
-                    // SAFETY: one of the output's columns.
-                    out: unsafe { out.at(0, first) },
-                });
+                let (w, w_stride) = w.part(first..end, block.clone(), widened);
+                for row in (0..rows).step_by(ROWS) {
+                    next.next().map(prefetch);
+                    arch.dispatch(Dots {
+                        x: &x[row * k + start..],
+                        x_stride: k,
+                        w,
+                        w_stride,
+                        depth: block.len(),
+                        rows: ROWS.min(rows - row),
+                        columns: end - first,
+                        add: mode == Accumulate::Add || start > 0,
+                        // SAFETY: one of the output's elements.
+                        out: unsafe { out.at(row, first) },
+                    });
+                }
             }
         }
     });
+}
+
+/// Asks for the lines of `bytes` to be brought into the second-level cache, where the processor can be asked.
+fn prefetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in bytes.chunks(64) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: every x86-64 processor has the instruction, which changes nothing but the caches.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
 }

@@ -8,7 +8,7 @@ use super::kernel::Output;
 use pulp::{Simd, WithSimd};
 
 /// Rows of x whose products with a few rows of w are made at a time, of which each then is read from memory once.
-const ROWS: usize = 4;
+pub(super) const ROWS: usize = 4;
 /// Rows of w in a tile: with [`ROWS`] their accumulators leave room for the operands in 32 registers, or in 16.
 const COLUMNS: usize = 6;
 const COLUMNS_OF_FEW_REGISTERS: usize = 3;

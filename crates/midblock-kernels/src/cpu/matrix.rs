@@ -2,7 +2,7 @@
 
 use super::buffer::CpuBuffer;
 use crate::{Dtype, StoredMatrix};
-use pulp::bytemuck::try_cast_slice;
+use pulp::bytemuck::{cast_slice, try_cast_slice};
 use std::ops::Range;
 
 /// A weight matrix, `(out, in)` row-major.
@@ -97,6 +97,14 @@ impl<'a> Source<'a> {
             dtype.widen(&stored[bytes(whole.start)..bytes(whole.end)], row);
         }
         (&widened[columns.start - whole.start..], whole.len())
+    }
+
+    /// The bytes of some rows, as they are stored.
+    pub(super) fn row_bytes(self, rows: Range<usize>) -> &'a [u8] {
+        match self {
+            Self::Stored(stored) => stored.row_bytes(rows),
+            Self::Values(values, [_, width]) => cast_slice(&values[rows.start * width..rows.end * width]),
+        }
     }
 
     /// The distance of the rows of a widened part.

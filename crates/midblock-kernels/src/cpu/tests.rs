@@ -63,7 +63,15 @@ fn attention<B: Backend>(b: &B) -> Vec<f64> {
         v: &mut dv,
     };
     b.attention_backward(&shape, forward, &d_out, gradients);
-    read(b, &[out, log_sums, dq, dk, dv])
+    let decoding = Attention {
+        offsets: &[0, 1, 4, 9],
+        keys: Some(&[3..150, 0..100, 20..157]),
+        ..shape
+    };
+    let last = b.upload(&values(5, 9 * 6 * 20));
+    let mut decoded = b.zeros(9 * 6 * 20);
+    b.attention(&decoding, &last, &k, &v, &mut decoded, None);
+    read(b, &[out, log_sums, dq, dk, dv, decoded])
 }
 
 fn others<B: Backend>(b: &B) -> Vec<f64> {
