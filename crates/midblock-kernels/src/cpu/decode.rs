@@ -3,9 +3,8 @@
 //!
 //! A task is a run of rows of one W. It goes through them a strip and a block of the sum at a time: where they are not plain
 //! f32 they are widened into scratch that stays in the first-level cache, and multiplied with all rows of x from there, while the
-//! next strip is on its way from memory. Blocks
-//! of the sum are cut by its length alone and added to the output in order, so a row's bits depend neither on the other rows
-//! nor on the number of threads, and are those that W widened beforehand would give.
+//! next strip is on its way from memory. Blocks of the sum are cut by its length alone and added to the output in order, so a
+//! row's bits depend neither on the other rows nor on the number of threads, and are those that W widened beforehand would give.
 
 use super::{
     buffer::with_scratch,

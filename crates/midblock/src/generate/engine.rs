@@ -312,11 +312,21 @@ impl<'a, B: Backend> Engine<'a, B> {
             decoding: phase == Phase::Step,
             ..Pass::inference(backend, &batch, &self.rope)
         };
-        self.decoder.ends().embed(backend, &batch, &mut self.hidden);
-        for (index, block) in self.decoder.blocks().iter().enumerate() {
-            let keep = Keep::Keys(self.cache.block(index));
-            block.forward(&pass, keep, &mut self.hidden, &mut self.interior, &mut self.scratch);
-        }
+        let Self {
+            decoder,
+            cache,
+            hidden,
+            interior,
+            scratch,
+            ..
+        } = self;
+        // on one of the pool's own threads: each of a hundred products would wake one otherwise
+        rayon::scope(|_| {
+            decoder.ends().embed(backend, &batch, hidden);
+            for (index, block) in decoder.blocks().iter().enumerate() {
+                block.forward(&pass, Keep::Keys(cache.block(index)), hidden, interior, scratch);
+            }
+        });
     }
 
     /// Logits of the wanted rows, a few at a time, and what becomes of them.
