@@ -48,6 +48,10 @@ pub enum Command {
     Perplexity(Perplexity),
     /// Evaluate checkpoints on tasks: scores with intervals, every answer kept, differences tested on the same items
     Eval(Box<Eval>),
+    /// Let a model answer prompts or go on with texts
+    Generate(Generate),
+    /// Talk with a model in the terminal
+    Chat(Chat),
     /// Merge an adapter into its base, or convert a checkpoint: writes a Hugging Face folder
     Merge(Merge),
     /// Write the generated text that the embedded model was made from
@@ -398,6 +402,85 @@ pub struct Perplexity {
     pub json: bool,
 }
 
+/// How a model is asked to go on.
+#[derive(Debug, Args)]
+pub struct Writing {
+    /// Most tokens to write
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub max_new: usize,
+    /// Divides the logits before a token is drawn; 0 always takes the most likely one
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub temperature: f64,
+    /// Draw from the K most likely tokens only
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+    /// Draw from the fewest most likely tokens whose probabilities reach P only
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f64>,
+    /// Draw from tokens at least P times as likely as the most likely one only
+    #[arg(long, value_name = "P")]
+    pub min_p: Option<f64>,
+    /// Make tokens that were there already less likely; 1 changes nothing
+    #[arg(long, value_name = "R", default_value_t = 1.0)]
+    pub repetition_penalty: f64,
+    /// End where this text appears; can be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// Seed of the draws
+    #[arg(long, value_name = "SEED", default_value_t = 42)]
+    pub seed: u64,
+}
+
+/// `--template`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Prompting {
+    /// As chat messages if the checkpoint has a chat template
+    Auto,
+    /// As chat messages
+    Chat,
+    /// As text to go on with
+    Plain,
+}
+
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// Which model
+    #[arg(value_name = "CHECKPOINT")]
+    pub checkpoint: String,
+    /// What to answer or to go on with; `-` reads standard input
+    #[arg(value_name = "PROMPT", required_unless_present = "prompts")]
+    pub prompt: Vec<String>,
+    /// A file of prompts, a row each: `prompt` (a text, or chat messages) or `messages`
+    #[arg(long, value_name = "FILE")]
+    pub prompts: Option<PathBuf>,
+    /// How prompts are put to the model
+    #[arg(long, value_enum, default_value = "auto")]
+    pub template: Prompting,
+    /// System message before each prompt
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    #[command(flatten)]
+    pub writing: Writing,
+    /// Prompts that are answered at a time; what is written does not depend on it
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::new(16).expect("invariant: not zero"))]
+    pub batch: NonZeroUsize,
+    /// Print a line of JSON for each prompt, in their order
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Chat {
+    /// Which model
+    #[arg(value_name = "CHECKPOINT")]
+    pub checkpoint: String,
+    /// System message
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    #[command(flatten)]
+    pub writing: Writing,
+}
+
 #[derive(Debug, Args)]
 pub struct Merge {
     /// BASE+ADAPTER, or a model to convert
@@ -496,6 +579,9 @@ pub struct Bench {
     /// same budget, or full fine-tuning; all tokens in the loss
     #[arg(long, value_name = "KIND")]
     pub train: Option<Training>,
+    /// Time writing this many tokens, at least 2, after each sequence instead; needs --checkpoint
+    #[arg(long, value_name = "N", conflicts_with = "train", requires = "checkpoint")]
+    pub generate: Option<NonZeroUsize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -1,5 +1,6 @@
 //! `midblock bench`: what this machine can do and how much of it the engine uses, as JSON, with checksums.
 
+mod generation;
 mod training;
 
 use crate::{args, checkpoint};
@@ -37,6 +38,11 @@ pub fn run(args: &args::Bench, common: &args::Common) -> Result<()> {
         }
     };
     let backend = Cpu::new();
+    if let Some(new) = args.generate {
+        let report = generation::run(&backend, &checkpoint, new.get(), args)?;
+        println!("{}", serde_json::to_string_pretty(&report)?);
+        return Ok(());
+    }
     let architecture = Architecture::resolve(checkpoint.config())?;
     let rows = args.batch.get() * args.length.get();
     let label = checkpoint.label().to_owned();

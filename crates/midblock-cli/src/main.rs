@@ -3,9 +3,11 @@
 mod analyze;
 mod args;
 mod bench;
+mod chat;
 mod checkpoint;
 mod corpus;
 mod eval;
+mod generate;
 mod inspect;
 mod live;
 mod mask;
@@ -56,12 +58,14 @@ fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         Command::Analyze(args) => analyze::run(args, &cli.common),
         Command::Tune(args) => tune::run(args, &cli.common),
-        Command::Pretrain(args) => tune::pretrain(args, &cli.common),
         Command::Sweep(args) => sweep::run(args, &cli.common),
+        Command::Pretrain(args) => tune::pretrain(args, &cli.common),
         Command::Quickstart(args) => quickstart::run(args, &cli.common),
         Command::Inspect(args) => inspect::run(args, &cli.common),
         Command::Perplexity(args) => perplexity::run(args, &cli.common),
         Command::Eval(args) => eval::run(args, &cli.common),
+        Command::Generate(args) => generate::run(args, &cli.common),
+        Command::Chat(args) => chat::run(args, &cli.common),
         Command::Merge(args) => merge::run(args, &cli.common),
         Command::Corpus(args) => corpus::run(args),
         Command::Report(args) => analyze::report(args),

@@ -35,6 +35,16 @@ pub fn request_stop() -> bool {
     CANCELLED.swap(true, Ordering::SeqCst)
 }
 
+/// Whether Ctrl-C was pressed.
+pub fn stop_requested() -> bool {
+    CANCELLED.load(Ordering::SeqCst)
+}
+
+/// Takes a Ctrl-C that was heeded back: work goes on.
+pub fn go_on() {
+    CANCELLED.store(false, Ordering::SeqCst);
+}
+
 /// Progress on stderr.
 pub struct Terminal {
     state: Mutex<State>,

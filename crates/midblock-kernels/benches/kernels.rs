@@ -1,6 +1,7 @@
 //! Kernels on the shapes of SmolLM2-135M at 4 × 128 tokens; the `gemm` crate's product beside ours, on the same threads.
 //!
-//! Rates are floating-point operations (`flop`) or elements (`elem`) per second, as each group's name says.
+//! Rates are floating-point operations (`flop`), bytes read (`byte`) or elements (`elem`) per second, as each group's name says.
+//! The `decode` groups are the few rows of a decoding step, for which `memory_byte` is the bound.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use midblock_kernels::{
@@ -8,6 +9,7 @@ use midblock_kernels::{
     SharedBytes, StoredMatrix,
     baseline::{gemm_linear, gemm_linear_dw, gemm_linear_dx},
 };
+use rayon::prelude::*;
 use std::{hint::black_box, time::Duration};
 
 const ROWS: usize = 512;
@@ -134,6 +136,95 @@ fn attention(c: &mut Criterion) {
     }
 }
 
+/// Sequences and keys of each in a decoding step.
+const SEQUENCES: usize = 16;
+const KEYS: usize = 512;
+
+/// Reading memory on all threads, which bounds decoding: to be compared with the bytes a second below.
+fn memory(c: &mut Criterion) {
+    let mut group = c.benchmark_group("memory_byte");
+    let words = vec![1u64; 32 << 20]; // more than the caches hold
+    group.throughput(Throughput::Bytes(8 * words.len() as u64));
+    group.bench_function("read", |b| {
+        b.iter(|| {
+            let parts = words.par_chunks(1 << 16).map(|part| part.iter().fold(0, |a, b| a ^ b));
+            black_box(parts.reduce(|| 0, |a, b| a ^ b))
+        });
+    });
+}
+
+/// The products of a decoding step that share x: bytes of weights a second, and operations a second.
+fn decode(c: &mut Criterion) {
+    let cpu = Cpu::new();
+    let layers: [(&str, &[[usize; 2]]); 4] = [
+        ("q_k_v", &[[HIDDEN, HIDDEN], [KV, HIDDEN], [KV, HIDDEN]]),
+        ("gate_up", &[[FFN, HIDDEN], [FFN, HIDDEN]]),
+        ("down", &[[HIDDEN, FFN]]),
+        ("head", &[[VOCAB, HIDDEN]]),
+    ];
+    for unit in ["byte", "flop"] {
+        let mut group = c.benchmark_group(format!("decode_{unit}"));
+        for (dtype, (name, shapes)) in [Dtype::F32, Dtype::BF16, Dtype::Q4_1]
+            .into_iter()
+            .flat_map(|d| layers.map(|l| (d, l)))
+        {
+            // As many copies as no cache holds: a step reads each weight once.
+            let bytes = |[n, k]: [usize; 2]| dtype.bytes_for(n * k).expect("whole blocks");
+            let total: usize = shapes.iter().copied().map(bytes).sum();
+            let copies: Vec<Vec<_>> = (0..(96usize << 20).div_ceil(total))
+                .map(|_| {
+                    let stored = |shape| StoredMatrix::new(dtype, shape, SharedBytes::owned(vec![0x31; bytes(shape)]));
+                    shapes.iter().map(|shape| cpu.matrix(stored(*shape))).collect()
+                })
+                .collect();
+            for rows in [1, 4, 16] {
+                let x = buffer(rows * shapes[0][1]);
+                let mut outs: Vec<_> = shapes.iter().map(|[n, _]| cpu.zeros(rows * n)).collect();
+                let operations: usize = shapes.iter().map(|[n, k]| 2 * rows * n * k).sum();
+                group.throughput(match unit {
+                    "byte" => Throughput::Bytes(total as u64),
+                    _ => Throughput::Elements(operations as u64),
+                });
+                let mut copies = copies.iter().cycle();
+                group.bench_function(BenchmarkId::new(format!("{name}_{dtype}"), rows), |b| {
+                    b.iter(|| {
+                        let weights = copies.next().expect("invariant: a cycle does not end");
+                        let mut pairs: Vec<_> = weights.iter().zip(&mut outs).collect();
+                        cpu.decode_linears(&x, rows, Accumulate::Write, &mut pairs);
+                    });
+                });
+            }
+        }
+    }
+}
+
+/// One query of each of some sequences over its cache.
+fn attention_over_a_cache(c: &mut Criterion) {
+    let cpu = Cpu::new();
+    let mut group = c.benchmark_group("decode_attention_byte");
+    let offsets: Vec<usize> = (0..=SEQUENCES).collect();
+    let keys: Vec<_> = (0..SEQUENCES).map(|i| i * KEYS..(i + 1) * KEYS).collect();
+    let shape = Attention {
+        offsets: &offsets,
+        keys: Some(&keys),
+        heads: 9,
+        kv_heads: 3,
+        head_dim: 64,
+        scale: 0.125,
+        window: None,
+    };
+    let caches: Vec<_> = (0..8).map(|_| [0; 2].map(|_| buffer(SEQUENCES * KEYS * KV))).collect();
+    let (q, mut out) = (buffer(SEQUENCES * HIDDEN), cpu.zeros(SEQUENCES * HIDDEN));
+    group.throughput(Throughput::Bytes((2 * 4 * SEQUENCES * KEYS * KV) as u64));
+    let mut caches = caches.iter().cycle();
+    group.bench_function(format!("{SEQUENCES}x{KEYS}"), |b| {
+        b.iter(|| {
+            let [k, v] = caches.next().expect("invariant: a cycle does not end");
+            cpu.attention(&shape, &q, k, v, &mut out, None);
+        });
+    });
+}
+
 fn elementwise(c: &mut Criterion) {
     let cpu = Cpu::new();
     let mut group = c.benchmark_group("elementwise_elem");
@@ -212,6 +303,6 @@ fn cross_entropy(c: &mut Criterion) {
 criterion_group! {
     name = kernels;
     config = Criterion::default().sample_size(20).measurement_time(Duration::from_secs(2));
-    targets = linear, stored, attention, elementwise, optimizer, cross_entropy
+    targets = linear, stored, attention, memory, decode, attention_over_a_cache, elementwise, optimizer, cross_entropy
 }
 criterion_main!(kernels);

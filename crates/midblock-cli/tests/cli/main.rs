@@ -4,6 +4,8 @@
 
 mod analyze;
 mod bad_input;
+mod eval;
+mod generate;
 mod interrupt;
 mod memory;
 mod merge;

@@ -6,10 +6,13 @@
 //! probabilities lie as the second product, `vᵀ · p`, wants its panel. Maximum and sum are carried from block to block and
 //! what is there is rescaled (Milakov & Gimelshein 2018; Dao et al. 2022), so scratch does not grow with the sequence.
 //!
+//! The few queries of a decoding step go another way, see [`attention_decode`].
+//!
 //! Blocks are counted from the sequence's start, so results do not depend on what else is in the batch.
 //! Unseen keys weigh exactly 0; a value there that is not finite still makes NaN of queries in the same block (0 · ∞).
 
 use super::{
+    attention_decode,
     buffer::{split_off, with_scratch},
     exp::exp,
     kernel::{Columns, Output, Product, Tile},
@@ -46,7 +49,12 @@ pub(super) fn attention(
     // SAFETY: as above.
     let log_sums = log_sums.map(|log_sums| unsafe { Output::new(log_sums, heads) });
     let mut tasks = Vec::new();
+    let mut few = Vec::new();
     for (rows, keys) in shape.sequences() {
+        if attention_decode::takes(shape, &rows) {
+            few.push((rows, keys));
+            continue;
+        }
         for first in rows.clone().step_by(positions) {
             let to_the_end = [first, rows.end.min(first + positions)].map(|row| rows.end - row);
             let queries = keys.end - to_the_end[0]..keys.end - to_the_end[1];
@@ -70,6 +78,7 @@ pub(super) fn attention(
         .rev()
         .with_max_len(1)
         .for_each(|task| task.run(out, log_sums));
+    attention_decode::attention(arch, shape, [q, k, v], &few, out, log_sums);
 }
 
 /// The queries of one kv head at some positions of one sequence.

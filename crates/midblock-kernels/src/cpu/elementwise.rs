@@ -28,12 +28,21 @@ pub(super) fn zip_chunks(x: &mut [f32], y: &[f32], group: usize, body: impl Fn(&
         .for_each(|(x, y)| body(x, y));
 }
 
+/// Calls `body` with chunks of `x`.
+fn chunks(x: &mut [f32], group: usize, body: impl Fn(&mut [f32]) + Send + Sync) {
+    let len = chunk(group);
+    if x.len() <= len {
+        return body(x);
+    }
+    x.par_chunks_mut(len).for_each(body);
+}
+
 pub(super) fn add(arch: Arch, x: &mut [f32], y: &[f32]) {
     zip_chunks(x, y, 1, |x, y| arch.dispatch(|| add_to(x, y)));
 }
 
 pub(super) fn add_bias(arch: Arch, x: &mut [f32], bias: &[f32]) {
-    x.par_chunks_mut(chunk(bias.len())).for_each(|rows| {
+    chunks(x, bias.len(), |rows| {
         arch.dispatch(|| {
             for row in rows.chunks_exact_mut(bias.len()) {
                 add_to(row, bias);
@@ -50,7 +59,7 @@ fn add_to(x: &mut [f32], y: &[f32]) {
 }
 
 pub(super) fn scale(arch: Arch, x: &mut [f32], factor: f32) {
-    x.par_chunks_mut(CHUNK).for_each(|x| {
+    chunks(x, 1, |x| {
         arch.dispatch(|| {
             for x in x {
                 *x *= factor;
@@ -76,7 +85,7 @@ pub(super) fn add_bias_backward(arch: Arch, dy: &[f32], d_bias: &mut [f32]) {
 }
 
 pub(super) fn clear(x: &mut [f32]) {
-    x.par_chunks_mut(CHUNK).for_each(|x| x.fill(0.0));
+    chunks(x, 1, |x| x.fill(0.0));
 }
 
 pub(super) fn copy(x: &[f32], out: &mut [f32]) {

@@ -9,6 +9,7 @@ use super::{
     gemm::{self, Factor, Summed},
     kernel::{Output, Tile},
     matrix::CpuMatrix,
+    vector::maximum,
 };
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -138,16 +139,6 @@ impl WithSimd for Softmax<'_> {
         }
         f64::from(max) + total.ln()
     }
-}
-
-#[inline(always)]
-fn maximum<S: Simd>(simd: S, values: &[f32]) -> f32 {
-    let (vectors, rest) = S::as_simd_f32s(values);
-    let mut max = simd.splat_f32s(f32::NEG_INFINITY);
-    for v in vectors {
-        max = simd.max_f32s(max, *v);
-    }
-    rest.iter().copied().fold(simd.reduce_max_f32s(max), f32::max)
 }
 
 /// The largest of some logits and their sum of exponentials.

@@ -2,6 +2,7 @@
 
 mod attention;
 mod attention_backward;
+mod attention_decode;
 mod buffer;
 mod decode;
 mod dots;

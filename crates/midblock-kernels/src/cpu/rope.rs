@@ -9,18 +9,22 @@ use rayon::prelude::*;
 pub(super) fn rope(arch: Arch, x: &mut [f32], table: &RopeTable, positions: &[u32], heads: usize, direction: f32) {
     let width = heads * 2 * table.half_dim;
     let rows = (CHUNK / width).max(1);
+    let rotate = |(x, positions): (&mut [f32], &[u32])| {
+        arch.dispatch(
+            #[inline(always)]
+            || {
+                for (row, position) in x.chunks_exact_mut(width).zip(positions) {
+                    rotate_row(row, table, *position as usize, direction);
+                }
+            },
+        );
+    };
+    if positions.len() <= rows {
+        return rotate((x, positions));
+    }
     x.par_chunks_mut(rows * width)
         .zip(positions.par_chunks(rows))
-        .for_each(|(x, positions)| {
-            arch.dispatch(
-                #[inline(always)]
-                || {
-                    for (row, position) in x.chunks_exact_mut(width).zip(positions) {
-                        rotate_row(row, table, *position as usize, direction);
-                    }
-                },
-            );
-        });
+        .for_each(rotate);
 }
 
 #[inline(always)]

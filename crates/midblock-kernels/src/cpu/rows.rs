@@ -19,13 +19,16 @@ pub(super) fn embed_backward(ids: &[u32], dim: usize, d_out: &[f32], d_table: &m
 }
 
 pub(super) fn gather(x: &[f32], rows: &[usize], width: usize, out: &mut [f32]) {
-    out.par_chunks_mut(chunk(width))
-        .zip(rows.par_chunks(chunk(width) / width))
-        .for_each(|(out, rows)| {
-            for (out, &row) in out.chunks_exact_mut(width).zip(rows) {
-                out.copy_from_slice(&x[row * width..][..width]);
-            }
-        });
+    let pick = |(out, rows): (&mut [f32], &[usize])| {
+        for (out, &row) in out.chunks_exact_mut(width).zip(rows) {
+            out.copy_from_slice(&x[row * width..][..width]);
+        }
+    };
+    let len = chunk(width);
+    if out.len() <= len {
+        return pick((out, rows));
+    }
+    out.par_chunks_mut(len).zip(rows.par_chunks(len / width)).for_each(pick);
 }
 
 pub(super) fn scatter(x: &[f32], rows: &[usize], width: usize, out: &mut [f32]) {

@@ -36,3 +36,14 @@ pub(super) fn sum<S: Simd, const N: usize>(simd: S, x: [&[f32]; N], term: impl F
     let [a, b, c, d] = sums;
     simd.reduce_sum_f32s(simd.add_f32s(simd.add_f32s(a, b), simd.add_f32s(c, d)))
 }
+
+/// The largest element, −∞ of none.
+#[inline(always)]
+pub(super) fn maximum<S: Simd>(simd: S, values: &[f32]) -> f32 {
+    let (vectors, rest) = S::as_simd_f32s(values);
+    let mut max = simd.splat_f32s(f32::NEG_INFINITY);
+    for v in vectors {
+        max = simd.max_f32s(max, *v);
+    }
+    rest.iter().copied().fold(simd.reduce_max_f32s(max), f32::max)
+}

@@ -98,23 +98,17 @@ impl Identity {
                 return Some((format!("option `{key}`"), l, r));
             }
         }
-        for (l, r) in self.tasks.iter().zip(&other.tasks) {
-            for (what, l, r) in [
-                ("name", std::slice::from_ref(&l.name), std::slice::from_ref(&r.name)),
-                (
-                    "definition",
-                    std::slice::from_ref(&l.definition),
-                    std::slice::from_ref(&r.definition),
-                ),
-                ("data", &l.data, &r.data),
-            ] {
-                if l != r {
-                    return Some((
-                        format!("the {what} of task {}", self.tasks[0].name),
-                        l.join(" "),
-                        r.join(" "),
-                    ));
-                }
+        for (left, right) in self.tasks.iter().zip(&other.tasks) {
+            let [l, r] = [left, right].map(|task| {
+                let data = task.data.join(" ");
+                [
+                    ("name", task.name.clone()),
+                    ("definition", task.definition.clone()),
+                    ("data", data),
+                ]
+            });
+            if let Some(((what, l), (_, r))) = l.into_iter().zip(r).find(|(l, r)| l != r) {
+                return Some((format!("the {what} of task {}", left.name), l, r));
             }
         }
         None
@@ -240,9 +234,9 @@ impl EvaluationFolder {
         self.earlier.as_ref().map(|earlier| earlier.evaluation.started_unix_s)
     }
 
-    /// Refuses to go on with an evaluation of something else.
+    /// Refuses to go on with an evaluation of something else that answered an item.
     pub fn check(&self, identity: &Identity) -> Result<()> {
-        let Some(earlier) = &self.earlier else {
+        let Some(earlier) = self.earlier.as_ref().filter(|_| self.has_items()) else {
             return Ok(());
         };
         let Some((what, left_value, right_value)) = earlier.evaluation.difference(identity) else {
@@ -256,6 +250,10 @@ impl EvaluationFolder {
             right_value,
             help: "name another folder, or remove that one".into(),
         })
+    }
+
+    fn has_items(&self) -> bool {
+        fs::metadata(self.dir.join(ITEMS_JSONL)).is_ok_and(|file| file.len() > 0)
     }
 
     /// The evaluation, if it is finished.

@@ -23,7 +23,7 @@ use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, syntax::Syntax
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// What an item is, in terms of a row's fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -251,8 +251,17 @@ impl Shape {
         let template = self.environment.get_template(key).map_err(|error| describe(&error))?;
         template.render(Value::from(fields.clone())).map_err(|error| {
             let names = template.undeclared_variables(false);
-            explain(key, &error, names.into_iter().filter(|name| !fields.contains_key(name)))
+            explain(key, &error, self.missing(names, fields))
         })
+    }
+
+    /// The first of `names`, in their alphabet, that is neither a field nor a function.
+    fn missing(&self, names: HashSet<String>, fields: &BTreeMap<String, Value>) -> Option<String> {
+        let is_global = |name: &String| self.environment.globals().any(|(global, _)| global == name);
+        let missing = names
+            .into_iter()
+            .filter(|name| !fields.contains_key(name) && !is_global(name));
+        missing.min()
     }
 
     fn value(&self, key: &str, source: &str, fields: &BTreeMap<String, Value>) -> Result<Value, String> {
@@ -266,22 +275,16 @@ impl Shape {
             })
             .map_err(|error| {
                 let names = expression.undeclared_variables(false);
-                explain(
-                    &format!("item.{key}"),
-                    &error,
-                    names.into_iter().filter(|name| !fields.contains_key(name)),
-                )
+                explain(&format!("item.{key}"), &error, self.missing(names, fields))
             })
     }
 }
 
-/// Why a row is no item: the field that is missing, if that is why.
-fn explain(key: &str, error: &minijinja::Error, missing: impl Iterator<Item = String>) -> String {
-    let mut missing: Vec<String> = missing.collect();
-    missing.sort();
-    match missing.first() {
-        Some(field) if error.kind() == ErrorKind::UndefinedError => format!("field `{field}` is missing"),
-        _ => format!("`{key}`: {}", describe(error)),
+/// Why a row is no item: the field that is missing, if one is.
+fn explain(key: &str, error: &minijinja::Error, missing: Option<String>) -> String {
+    match missing {
+        Some(field) => format!("field `{field}` is missing"),
+        None => format!("`{key}`: {}", describe(error)),
     }
 }
 
@@ -371,43 +374,112 @@ fn chat_row(row: &Row) -> Option<Vec<serde_json::Value>> {
     messages(row.get("prompt")?)
 }
 
-fn chat_item(index: usize, row: Row, messages: Vec<serde_json::Value>) -> Result<Item, String> {
+fn chat_item(index: usize, row: Row, mut messages: Vec<serde_json::Value>) -> Result<Item, String> {
     let gold = &row["reward_model"]["ground_truth"];
-    let gold =
+    let mut gold =
         answers(gold).ok_or("field `reward_model.ground_truth` is missing or no text, number or list of them")?;
-    let question = messages
-        .last()
-        .and_then(|message| message["content"].as_str())
-        .unwrap_or_default();
-    let (cloze, choices) = listed_choices(question);
+    let question = messages.last().and_then(|message| message["content"].as_str());
+    let listed = Listed::of(question.unwrap_or_default());
+    if let (Some(lettered), Some(last)) = (&listed.lettered, messages.last_mut()) {
+        last["content"] = lettered.as_str().into();
+        let place = |gold: &String| gold.trim().parse::<usize>().ok()?.checked_sub(1);
+        gold = gold
+            .iter()
+            .map(|gold| place(gold).and_then(letter_of).map_or(gold.clone(), String::from))
+            .collect();
+    }
     Ok(Item {
         id: default_id(index, &row),
         asked: Asked::Messages(messages),
-        cloze,
-        choices,
+        cloze: listed.question,
+        choices: listed.choices,
         gold,
         index,
         row,
     })
 }
 
-/// The question and the choices listed under it.
-fn listed_choices(text: &str) -> (String, Vec<String>) {
-    let Some((question, list)) = text.rsplit_once("\nChoices:\n") else {
-        return (text.to_owned(), Vec::new());
-    };
-    let list = list.rsplit_once("\n\nPlease answer").map_or(list, |(list, _)| list);
-    let mut choices: Vec<String> = Vec::new();
-    for line in list.lines() {
-        let next = letter_of(choices.len()).and_then(|letter| line.strip_prefix(letter)?.strip_prefix(". "));
-        match (next, choices.last_mut()) {
-            (Some(choice), _) => choices.push(choice.to_owned()),
-            (None, Some(last)) => {
-                last.push('\n');
-                last.push_str(line);
+/// A question and the choices listed under it.
+#[derive(Debug, PartialEq)]
+struct Listed {
+    question: String,
+    choices: Vec<String>,
+    /// The whole with letters, if its choices were numbered.
+    lettered: Option<String>,
+}
+
+impl Listed {
+    const HEADING: &str = "\nChoices:\n";
+    const AFTER: &str = "\n\nPlease answer";
+
+    fn of(text: &str) -> Self {
+        let Some((question, list)) = text.rsplit_once(Self::HEADING) else {
+            return Self {
+                question: text.to_owned(),
+                choices: Vec::new(),
+                lettered: None,
+            };
+        };
+        let (list, after) = list
+            .rsplit_once(Self::AFTER)
+            .map_or((list, None), |(list, after)| (list, Some(after)));
+        let numbered = list.starts_with("1. ");
+        let label = |place: usize| match numbered {
+            true => Some((place + 1).to_string()),
+            false => letter_of(place).map(String::from),
+        };
+        let mut choices: Vec<String> = Vec::new();
+        for line in list.lines() {
+            let next = label(choices.len()).and_then(|label| line.strip_prefix(&label)?.strip_prefix(". "));
+            match (next, choices.last_mut()) {
+                (Some(choice), _) => choices.push(choice.to_owned()),
+                (None, Some(last)) => {
+                    last.push('\n');
+                    last.push_str(line);
+                }
+                (None, None) => {}
             }
-            (None, None) => {}
+        }
+        let lettered = numbered.then(|| {
+            let lines = choices
+                .iter()
+                .zip('A'..='Z')
+                .map(|(choice, letter)| format!("{letter}. {choice}"));
+            let after = after.map_or(String::new(), |after| format!("{}{after}", Self::AFTER));
+            format!(
+                "{question}{}{}{after}",
+                Self::HEADING,
+                lines.collect::<Vec<_>>().join("\n")
+            )
+        });
+        Self {
+            question: question.trim_end().to_owned(),
+            choices,
+            lettered,
         }
     }
-    (question.trim_end().to_owned(), choices)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbered_choices_get_letters() {
+        let text = "q?\n\nChoices:\n1. x\n2. y\n\nmore\n\nPlease answer with a letter.";
+        let listed = Listed::of(text);
+        assert_eq!(listed.choices, ["x", "y\n\nmore"]);
+        let lettered = "q?\n\nChoices:\nA. x\nB. y\n\nmore\n\nPlease answer with a letter.";
+        assert_eq!(listed.lettered.as_deref(), Some(lettered));
+        let expected = Listed {
+            lettered: None,
+            ..listed
+        };
+        assert_eq!(Listed::of(lettered), expected);
+        let row = json!({"prompt": [{"role": "user", "content": text}], "reward_model": {"ground_truth": "2"}});
+        let row = row.as_object().unwrap().clone();
+        let item = chat_item(0, row.clone(), chat_row(&row).unwrap()).unwrap();
+        assert_eq!(item.gold, ["B"]);
+        assert_eq!(Listed::of("no list").choices, [""; 0]);
+    }
 }

@@ -85,7 +85,7 @@ fn requests(prompts: &[Vec<u32>], max_new: usize) -> Vec<Request> {
 fn questions(prompts: &[Vec<u32>]) -> Vec<Question> {
     let question = |prompt: &Vec<u32>| Question {
         prompt: prompt.clone(),
-        continuations: vec![vec![3], prompt[1..].to_vec(), vec![5, 3]],
+        continuations: vec![vec![3], prompt[prompt.len() / 2..].to_vec(), vec![5, 3]],
     };
     prompts.iter().map(question).collect()
 }

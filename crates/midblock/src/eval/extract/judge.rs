@@ -43,16 +43,17 @@ const NUMBER_TOLERANCE: f64 = 1e-3;
 /// What `relative` grants.
 const RELATIVE: f64 = 1e-4;
 
-impl Judge {
-    const NAMED: [(&str, Self); 6] = [
-        ("exact", Self::Exact),
-        ("ignore-case", Self::IgnoreCase),
-        ("number", Self::Number),
-        ("letter", Self::Letter),
-        ("latex", Self::Latex),
-        ("relative", Self::Relative(RELATIVE)),
-    ];
+/// All judges but those with a tolerance of their own.
+pub(super) const NAMED: [(&str, Judge); 6] = [
+    ("exact", Judge::Exact),
+    ("ignore-case", Judge::IgnoreCase),
+    ("number", Judge::Number),
+    ("letter", Judge::Letter),
+    ("latex", Judge::Latex),
+    ("relative", Judge::Relative(RELATIVE)),
+];
 
+impl Judge {
     /// Whether `answer` is right where `gold` is. No answer is right beside an empty gold one.
     ///
     /// ```
@@ -104,17 +105,14 @@ impl FromStr for Judge {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        if let Some((_, known)) = Self::NAMED.into_iter().find(|(known, _)| *known == name) {
+        if let Some((_, known)) = NAMED.into_iter().find(|(known, _)| *known == name) {
             return Ok(known);
         }
         let invalid = |problem: &str| Error::Argument {
             what: "judge".to_owned(),
             value: name.to_owned(),
             problem: problem.to_owned(),
-            help: format!(
-                "there are {}, relative:TOLERANCE",
-                Self::NAMED.map(|(n, _)| n).join(", ")
-            ),
+            help: format!("there are {}, relative:TOLERANCE", NAMED.map(|(n, _)| n).join(", ")),
         };
         let tolerance = name
             .strip_prefix("relative:")
@@ -128,7 +126,7 @@ impl FromStr for Judge {
 
 impl fmt::Display for Judge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self, Self::NAMED.into_iter().find(|(_, known)| known == self)) {
+        match (self, NAMED.into_iter().find(|(_, known)| known == self)) {
             (_, Some((name, _))) => f.write_str(name),
             (Self::Relative(tolerance), None) => write!(f, "relative:{tolerance}"),
             (_, None) => unreachable!("all others are named"),

@@ -2,7 +2,7 @@
 //!
 //! In this order, each only if the one before finds nothing:
 //! 1. statements: `\boxed{C}`, "the answer is (C)", "Answer: C", "C is the correct option", "I choose C"; the last wins;
-//! 2. a line that holds one letter and nothing else; the last, unless every choice has such a line;
+//! 2. a line that holds one letter and nothing else; the last, unless there are three different ones, as in a list;
 //! 3. lines that begin with a letter as a label, "C. bank"; only if all of them name one letter;
 //! 4. "(C)", "**C**" and "option C" inside of sentences; only if all of them name one letter.
 //!
@@ -37,17 +37,17 @@ static CHOICE: Pattern = pattern!(
 );
 /// "C is correct", "(C) is the best answer".
 static VERDICT: Pattern = pattern!(
-    r"(?:^|[^A-Za-z0-9_'])([A-Z])[)}\].]*(?:\s+[^.\n]{0,80}?)??\s+is\s+(?:(?:correct|right)\b|the\s+",
-    r"(?:answer|(?:correct|right|best|most\s+\w+)\s+(?:answer|option|choice|one|statement))\b)"
+    r"(?:^|[^A-Za-z0-9_'])([A-Z])[)}\].]*(?:\s+is\s+(?:correct|right)\b|(?:\s+[^.\n]{0,80}?)??",
+    r"\s+is\s+the\s+(?:answer|(?:correct|right|best|most\s+\w+)\s+(?:answer|option|choice|one|statement))\b)"
 );
 static LONE: Pattern = pattern!(r"(?m)^[\s({\[]*([A-Za-z])[\s)}\].:]*$");
 static LABEL: Pattern = pattern!(r"(?m)^[ \t({\[]*([A-Z])(?:[)}\]]+[.:]?|[.:])\s+\S");
-static MENTION: Pattern = pattern!(r"\(([A-Z])\)|\*\*\(?([A-Z])[.)]?\*\*|\b(?:[Oo]ption|[Cc]hoice) \(?([A-Z])\b");
+static MENTION: Pattern =
+    pattern!(r"(?:^|\s)\(([A-Z])\)(?:[\s.,:;!?*]|$)|\*\*\(?([A-Z])[.)]?\*\*|\b(?:[Oo]ption|[Cc]hoice) \(?([A-Z])\b");
 static BOX: Pattern = pattern!(
     r"^[({\[\s]*(?:(?i:option|choice|answer)\s*:?\s*)?[({\[\s]*([A-Za-z])(?:[)}\].:\s]*$|[)}\]]*[.:)]\s|\s+[-:]\s)"
 );
-static DECORATION: Pattern =
-    pattern!(r#"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf)\s*|\\[()]|[*`$"“”„]"#);
+static DECORATION: Pattern = pattern!(r#"\\(?:text|math)(?:bf|it|rm|sf)?\s*|\\[()]|[*`$"“”„]"#);
 /// A second letter after "and", "or" or a comma.
 static SECOND: Pattern =
     pattern!(r"^[)}\].]*\s*(?:,|/|&|\band\b|\bor\b)+\s*(?:\w+ )?[({\[]*([A-Z])(?:[^A-Za-z0-9']|$)");
@@ -108,7 +108,7 @@ fn statement(text: &str, choices: usize) -> Option<char> {
         let between = &text[letter.end()..whole.end()];
         let negated = between.contains(" not ") || between.contains("n't");
         let article = matches!(letter.as_str(), "A" | "I")
-            && between.starts_with(|c: char| c == ' ')
+            && between.starts_with(' ')
             && !between.trim_start().starts_with("is ");
         if !negated && !article {
             found.push((letter.start(), letter.as_str()));
@@ -127,8 +127,9 @@ fn is_answer(letter: &str, rest: &str, choices: usize) -> bool {
     if next.is_some_and(|c| c.is_alphanumeric() || matches!(c, '\'' | '_' | '’')) {
         return false; // the beginning of a word
     }
+    let near: String = rest.chars().take(40).collect(); // searching all the rest at every letter is quadratic
     let second = SECOND
-        .captures(rest)
+        .captures(&near)
         .ok()
         .flatten()
         .and_then(|c| c.get(1)?.as_str().chars().next());
@@ -143,11 +144,11 @@ fn is_answer(letter: &str, rest: &str, choices: usize) -> bool {
     !word || ended || reason.iter().any(|r| rest.starts_with(r))
 }
 
-/// The last line of one letter, unless the lines only list the choices.
+/// The last line of one letter; of three or more different ones, none: they list the choices.
 fn lone(text: &str, choices: usize) -> Option<char> {
     let letters = letters(&LONE, text, choices);
     let distinct: BTreeSet<char> = letters.iter().copied().collect();
-    if distinct.len() > 1 && distinct.len() == choices {
+    if distinct.len() > 2 {
         None
     } else {
         letters.last().copied()

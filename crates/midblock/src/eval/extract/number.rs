@@ -35,7 +35,7 @@ pub(super) fn last(text: &str) -> Option<String> {
 /// The number `digits` behind `before`; `None` if they belong to a word or a longer number.
 fn written(before: &str, digits: &str) -> Option<String> {
     let mut back = before.chars().rev().peekable();
-    let joined = |c: char| c.is_alphanumeric() || c == '_';
+    let joined = |c: char| c.is_ascii_alphanumeric() || c == '_'; // scripts without spaces join words and numbers
     if back.peek().is_some_and(|c| joined(*c)) {
         return None;
     }

@@ -8,12 +8,18 @@
 //! expressions found anywhere in a word, `forbidden_words` needs word boundaries, a text without letters is of every
 //! language, `constrained_response` looks for an option anywhere. It differs where noted:
 //!
-//! - Languages are told apart by another detector, see [`Language`](language): short texts and capitals may differ.
-//! - Sentences are split by the same algorithm with smaller tables, see [`sentences`].
+//! - Languages are told apart by another detector: English in capitals, which the released one often takes for another
+//!   language, a few words and broken text may differ.
+//! - Sentences are split by the same algorithm, Punkt, with smaller tables: after an abbreviation, an initial or an ellipsis
+//!   a capital may be judged otherwise.
 //! - `letter_frequency` counts also what is no letter (the data set asks for `#` and `!`; the released checker draws a
 //!   letter by chance there).
 //! - A missing argument is an error when the row is read; the released checker draws one by chance.
 //! - `json_format` does not take `NaN` and `Infinity` for JSON.
+//!
+//! Compared with the released checker (in lm-eval 0.4.13, with nltk 3.10) on 20 000 pairs of an instruction of the data set
+//! and a response (of SmolLM2-135M, changed at random, or built to follow or to fail narrowly), 39 940 of 40 000 verdicts
+//! agree; of the others 43 ask for `#` or `!`, 15 for English of broken or capital text, and 2 are of shuffled letters.
 //!
 //! Source: Zhou et al. 2023, "Instruction-Following Evaluation for Large Language Models" (arXiv 2311.07911), table 1 and
 //! section 2.2.

@@ -1,13 +1,13 @@
 //! Characters and words as the released checker's language, Python, and its tokenizer see them.
 //!
-//! A word is a run of letters, numbers and `_`; marks that combine with a letter are none of these, so that a word of
-//! Hindi counts as several. A text is upper case if it has letters with case and all of them are capitals.
+//! A word is a run of letters, numbers, marks that combine with them and `_`, as in today's nltk; before 3.10 marks ended a
+//! word there, so that a word of Hindi counted as several. A text is upper case if it has letters with case and all of them
+//! are capitals.
 
 use fancy_regex::Regex;
 use std::sync::LazyLock;
 
-static WORD: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"[\p{L}\p{N}_]+").expect("invariant: the pattern is well formed"));
+static WORD: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\w+").expect("invariant: the pattern is well formed"));
 
 /// White space, and the four ASCII separators that count as such.
 fn is_space(c: char) -> bool {
@@ -74,23 +74,33 @@ fn pieces(text: &str) -> impl Iterator<Item = &str> {
 
 /// Upper case tokens in a piece, which is one token but for contractions.
 fn capitals_in(piece: &str) -> usize {
-    const ENDINGS: [&str; 7] = ["'S", "'M", "'D", "'LL", "'RE", "'VE", "N'T"];
     const PAIRS: [&str; 7] = ["CANNOT", "D'YE", "GIMME", "GONNA", "GOTTA", "LEMME", "WANNA"];
-    let bare = piece.trim_matches(['.', '\'']);
-    if PAIRS.contains(&bare) {
+    let mut stem = piece.trim_end_matches('.');
+    if PAIRS.contains(&stem.trim_matches('\'')) {
         return 2;
     }
-    let cut = ENDINGS.iter().find_map(|ending| {
-        let at = piece
+    let mut capitals = 0;
+    for endings in ENDINGS {
+        if let Some((before, ending)) = cut_ending(stem, endings) {
+            capitals += usize::from(is_upper(ending));
+            stem = before;
+        }
+    }
+    capitals + usize::from(is_upper(stem))
+}
+
+/// Of contractions, in capitals; of each list one is cut off, in this order.
+const ENDINGS: [&[&str]; 2] = [&["'S", "'M", "'D"], &["'LL", "'RE", "'VE", "N'T"]];
+
+/// A token without its ending, and the ending.
+fn cut_ending<'t>(token: &'t str, endings: &[&str]) -> Option<(&'t str, &'t str)> {
+    endings.iter().find_map(|ending| {
+        let at = token
             .len()
             .checked_sub(ending.len())
-            .filter(|&at| at > 0 && piece.is_char_boundary(at))?;
-        let (stem, tail) = piece.split_at(at);
+            .filter(|&at| at > 0 && token.is_char_boundary(at))?;
+        let (stem, tail) = token.split_at(at);
         let one_case = tail == *ending || tail == ending.to_lowercase();
         (one_case && !stem.ends_with('\'')).then_some((stem, tail))
-    });
-    match cut {
-        Some((stem, tail)) => usize::from(is_upper(stem)) + usize::from(is_upper(tail)),
-        None => usize::from(is_upper(piece)),
-    }
+    })
 }

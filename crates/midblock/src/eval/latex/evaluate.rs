@@ -230,8 +230,8 @@ fn call(function: Function, arguments: &[Approximate]) -> Approximate {
         Function::Cot => x.map(|z| z.cos() / z.sin()),
         Function::Sec => x.map(|z| one / z.cos()),
         Function::Csc => x.map(|z| one / z.sin()),
-        Function::Arcsin => real(f64::asin),
-        Function::Arccos => real(f64::acos),
+        Function::Arcsin => inverse(x, f64::asin),
+        Function::Arccos => inverse(x, f64::acos),
         Function::Arctan => real(f64::atan),
         Function::Sinh => real(f64::sinh),
         Function::Cosh => real(f64::cosh),
@@ -250,6 +250,20 @@ fn call(function: Function, arguments: &[Approximate]) -> Approximate {
                 0.0
             } else {
                 (a / gcd(a, b) * b).abs()
+            }
+        }),
+    }
+}
+
+/// An inverse sine or cosine. At ±1 its slope is infinite, so rounding there is undone first.
+fn inverse(x: Approximate, function: fn(f64) -> f64) -> Approximate {
+    match x.whole() {
+        Some(whole) => constant(function(whole)),
+        None => x.map(|z| {
+            if z.is_real() {
+                Complex::real(function(z.re))
+            } else {
+                Complex::NAN
             }
         }),
     }

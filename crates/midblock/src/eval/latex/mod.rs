@@ -137,7 +137,7 @@ impl Reading {
 /// The words of an answer that is nothing else: in `\text{…}`, or plain letters of which one run is three or longer.
 fn words(text: &str, tokens: &[Token]) -> Option<String> {
     if let [Token::Text(words)] = tokens {
-        return Some(words.to_lowercase());
+        return (words.chars().count() > 1).then(|| words.to_lowercase()); // one letter is a name: `\text{C}`
     }
     let text = text.trim_matches(|c: char| c == '$' || c == '.' || c.is_whitespace());
     let letters = text

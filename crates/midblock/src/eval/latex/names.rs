@@ -217,7 +217,7 @@ pub(super) fn plain_word(run: &str) -> Option<&'static str> {
 /// `sinx` as `sin` of `x`.
 pub(super) fn function_and_letter(run: &str) -> Option<(&'static str, char)> {
     let letter = run.chars().last()?;
-    let head = &run[..run.len() - 1];
+    let head = run.strip_suffix(letter)?;
     let known = ["sin", "cos", "tan", "cot", "log", "ln"];
     known.into_iter().find(|name| *name == head).map(|name| (name, letter))
 }

@@ -189,7 +189,9 @@ fn item(tokens: &[Token], depth: usize) -> Option<Shape> {
     if depth > MAX_DEPTH {
         return None;
     }
-    if let (Some(Token::Mark('{')), Some(inner)) = (tokens.first(), inside(tokens)) {
+    if let (Some(Token::Mark('{')), Some(inner)) = (tokens.first(), inside(tokens))
+        && !inner.iter().any(|t| is_command(t, "choose") || is_command(t, "over"))
+    {
         return list(inner, depth + 1);
     }
     if let [Token::Text(letter)] = tokens

@@ -33,7 +33,7 @@ pub fn program(prompt: &str, completion: &str, test: &str, entry_point: &str) ->
 
 /// Where a line begins that defines the function, the last if there are several.
 fn definition(code: &str, entry_point: &str) -> Option<usize> {
-    let starts = std::iter::once(0).chain(code.match_indices('\n').map(|(i, _)| i + 1));
+    let mut starts = std::iter::once(0).chain(code.match_indices('\n').map(|(i, _)| i + 1));
     let defines = |line: &str| {
         let line = line.strip_prefix("async ").unwrap_or(line);
         let name = line
@@ -42,7 +42,7 @@ fn definition(code: &str, entry_point: &str) -> Option<usize> {
             .and_then(|rest| rest.strip_prefix(entry_point));
         name.is_some_and(|rest| rest.trim_start().starts_with('('))
     };
-    starts.filter(|&at| defines(&code[at..])).last()
+    starts.rfind(|&at| defines(&code[at..]))
 }
 
 /// A body with the indentation it needs: as it is, or its first line alone (where white space at its ends was cut off), or

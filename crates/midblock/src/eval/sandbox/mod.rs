@@ -22,7 +22,7 @@ mod tests;
 use crate::error::{Error, Result};
 use launch::{End, Ended};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What a program may use.
@@ -94,8 +94,8 @@ pub struct Sandbox {
     unenforced: Vec<String>,
 }
 
-/// From the strictest to none.
-const NAMESPACES: [&[&str]; 3] = [&["unshare", "-rnpf", "--kill-child"], &["unshare", "-rn"], &[]];
+/// From the strictest; after them comes none.
+const NAMESPACES: [&[&str]; 2] = [&["unshare", "-rnpf", "--kill-child"], &["unshare", "-rn"]];
 
 impl Sandbox {
     /// Finds `python3` in the `PATH` and what can be enforced here.
@@ -105,32 +105,33 @@ impl Sandbox {
     /// files cannot be written.
     pub fn new(limits: Limits) -> Result<Self> {
         let interpreter = interpreter("python3")?;
-        let mut problem = String::new();
-        for namespaces in NAMESPACES {
-            let mut sandbox = Self {
-                interpreter: interpreter.clone(),
-                limits: limits.clone(),
-                namespaces,
-                unenforced: vec![],
-            };
-            match sandbox.launch(PROBE) {
-                Ok(Ended {
-                    end: End::Code(0),
-                    stdout,
-                    ..
-                }) => {
-                    sandbox.unenforced = stdout.lines().map(str::to_owned).collect();
-                    return Ok(sandbox);
-                }
-                Ok(ended) => problem = format!("does not start under the limits: {}", ended.stderr.trim()),
-                Err(error) if namespaces.is_empty() => return Err(error),
-                Err(_) => {} // no such program as `unshare`
-            }
+        let mut tried = NAMESPACES
+            .iter()
+            .map(|namespaces| Self::with(&interpreter, &limits, namespaces));
+        tried
+            .find(Result::is_ok)
+            .unwrap_or_else(|| Self::with(&interpreter, &limits, &[]))
+    }
+
+    /// One way, if it works.
+    fn with(interpreter: &Path, limits: &Limits, namespaces: &'static [&'static str]) -> Result<Self> {
+        let (interpreter, limits) = (interpreter.to_path_buf(), limits.clone());
+        let mut sandbox = Self {
+            interpreter,
+            limits,
+            namespaces,
+            unenforced: vec![],
+        };
+        let ended = sandbox.launch(PROBE)?;
+        if !matches!(ended.end, End::Code(0)) {
+            let problem = format!("does not start under the limits: {}", ended.stderr.trim());
+            return Err(Error::Interpreter {
+                looked_for: sandbox.interpreter.display().to_string(),
+                problem,
+            });
         }
-        Err(Error::Interpreter {
-            looked_for: interpreter.display().to_string(),
-            problem,
-        })
+        sandbox.unenforced = ended.stdout.lines().map(str::to_owned).collect();
+        Ok(sandbox)
     }
 
     /// What the limits do not hold here, such as "network" or "new processes"; empty if everything holds.

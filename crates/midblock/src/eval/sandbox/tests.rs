@@ -121,19 +121,15 @@ fn files_are_bounded() {
 
 /// Children that outlive a parent would go on writing to `beat` after `run` has returned.
 #[track_caller]
-fn assert_children_die(leave: &str) {
+fn assert_children_die(sandbox: &Sandbox, leave: &str) {
     let folder = tempfile::tempdir().unwrap();
     let beat = folder.path().join("beat");
     let program = format!(
         "import os, time\nfor _ in range(20):\n    if os.fork() == 0:\n        {leave}\n        while True:\n            \
          open({beat:?}, 'a').write('x')\n            time.sleep(0.01)\ntime.sleep(60)"
     );
-    let sandbox = sandbox(Limits {
-        wall_seconds: 1,
-        ..limits()
-    });
     let outcome = sandbox.run(&program).unwrap();
-    if holds(&sandbox, "new processes") {
+    if holds(sandbox, "new processes") {
         let Outcome::Failed { stderr } = outcome else {
             panic!("{outcome:?}")
         };
@@ -144,20 +140,40 @@ fn assert_children_die(leave: &str) {
         let before = len();
         assert!(before > 0);
         std::thread::sleep(Duration::from_millis(200));
-        if leave == "pass" || holds(&sandbox, "processes that leave their group") {
+        if leave == "pass" || holds(sandbox, "processes that leave their group") {
             assert_eq!(len(), before);
         }
     }
 }
 
+fn one_second() -> Limits {
+    Limits {
+        wall_seconds: 1,
+        ..limits()
+    }
+}
+
 #[test]
 fn children_die_with_the_program() {
-    assert_children_die("pass");
+    assert_children_die(&sandbox(one_second()), "pass");
 }
 
 #[test]
 fn children_in_a_session_of_their_own_die_too() {
-    assert_children_die("os.setsid()");
+    assert_children_die(&sandbox(one_second()), "os.setsid()");
+}
+
+#[test]
+fn without_namespaces_the_rest_holds_and_what_does_not_is_told() {
+    let bare = Sandbox::with(&interpreter("python3").unwrap(), &one_second(), &[]).unwrap();
+    assert!(!holds(&bare, "processes that leave their group"));
+    assert_children_die(&bare, "pass");
+    assert_eq!(bare.run("assert True").unwrap(), Outcome::Passed);
+    assert_eq!(bare.run("import time\ntime.sleep(60)").unwrap(), Outcome::TimedOut);
+    let missing = Sandbox::with(&bare.interpreter, &limits(), &["no-such-program"])
+        .unwrap_err()
+        .to_string();
+    assert!(missing.starts_with("cannot run no-such-program: "), "{missing}");
 }
 
 #[test]

@@ -180,7 +180,7 @@ impl Parser {
                     if self.degree() {
                         Expression::Scaled(Scale::Degree, Box::new(base))
                     } else {
-                        Expression::Power(Box::new(base), Box::new(self.argument()?))
+                        Expression::Power(Box::new(base), Box::new(self.exponent()?))
                     }
                 }
                 Some(Token::Mark('!')) => {
@@ -234,13 +234,21 @@ impl Parser {
             }
             _ => self.atom()?,
         };
-        // plain text writes towers without braces: 2^3^2
-        let read = if self.is_mark('^') && matches!(read, Expression::Number(_)) {
+        self.depth -= 1;
+        Some(read)
+    }
+
+    /// What follows `^`. Plain text writes towers without braces: 2^3^2.
+    fn exponent(&mut self) -> Option<Expression> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return None;
+        }
+        let mut read = self.argument()?;
+        if self.is_mark('^') && matches!(self.tokens[self.at - 1], Token::Number(_)) {
             self.at += 1;
-            Expression::Power(Box::new(read), Box::new(self.argument()?))
-        } else {
-            read
-        };
+            read = Expression::Power(Box::new(read), Box::new(self.exponent()?));
+        }
         self.depth -= 1;
         Some(read)
     }

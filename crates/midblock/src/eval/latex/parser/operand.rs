@@ -11,15 +11,15 @@ impl Parser {
             return Some(Expression::Variable(format!("{digits}_{base}"))); // digits in a base are no decimal number
         }
         let whole = Expression::Number(digits.clone());
+        if self.take_command("overline") {
+            return self.repeating(&digits);
+        }
         if digits.bytes().all(|b| b.is_ascii_digit()) {
             let start = (self.at, self.tokens.clone());
             match self.proper_fraction() {
                 Some(fraction) => return Some(Expression::Sum(vec![whole, fraction])),
                 None => (self.at, self.tokens) = start,
             }
-        } else if self.is_command("overline") {
-            self.at += 1;
-            return self.repeating(&digits);
         }
         Some(whole)
     }
@@ -52,7 +52,7 @@ impl Parser {
         let Expression::Number(period) = self.argument()? else {
             return None;
         };
-        let decimals = digits.split_once('.')?.1.len();
+        let decimals = digits.split_once('.').map_or(0, |(_, decimals)| decimals.len());
         let plain = period.bytes().all(|b| b.is_ascii_digit()) && period.len() <= 18 && decimals <= 18;
         let nines = "9".repeat(period.len()) + &"0".repeat(decimals);
         let tail = Expression::Product(vec![
