@@ -507,9 +507,17 @@ fn the_presets_are_sweeps() {
             }
             found += 1;
             let name = path.file_name().unwrap().to_str().unwrap();
-            let run = format!("--config {folder}/{name}");
-            assert!(text.contains(&run), "{name} does not say {run}");
-            let file = SweepFile::load(Some(&path), &[]).unwrap_or_else(|error| panic!("{error}"));
+            let run = format!("# Run:   midblock sweep --config {folder}/{name} --out ");
+            for part in [run.as_str(), "# Needs: ", "# Time and memory: "] {
+                assert!(text.contains(part), "{name} lacks `{part}`");
+            }
+            let task = root().join("configs/tasks/word-problems.toml");
+            let own = format!("eval.tasks=[\"{}=x.jsonl\"]", task.display()); // written relative to the working directory
+            let sets: Vec<Override> = match name {
+                "quickstart-sweep.toml" => vec![own.parse().unwrap()],
+                _ => Vec::new(),
+            };
+            let file = SweepFile::load(Some(&path), &sets).unwrap_or_else(|error| panic!("{error}"));
             let (_, blocks) = blocks.iter().find(|(model, _)| name.starts_with(*model)).unwrap();
             let rank = file.config.adapt.rank.unwrap();
             for pattern in &file.config.sweep.patterns {
