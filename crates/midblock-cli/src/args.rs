@@ -356,7 +356,7 @@ pub struct Eval {
 
 #[derive(Debug, Args)]
 pub struct Corpus {
-    /// `text` to train a base model on, or `problems`: questions and answers to fine-tune it on
+    /// `text` to train a base model on; to fine-tune it on, `problems` with answers in steps or `questions` with short ones
     #[arg(long)]
     pub kind: midblock::corpus::Kind,
     /// How many

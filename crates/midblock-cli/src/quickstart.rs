@@ -12,7 +12,7 @@ use midblock::{
     run::RunWriter,
     study::{
         AnalyzeConfig, Layers, Variant,
-        sweep::{SweepFile, SweepPlan},
+        sweep::{Cell, SweepFile, SweepPlan},
     },
 };
 use std::{
@@ -44,6 +44,12 @@ const FILES: [(&str, &[u8]); 4] = [
 /// The sweep, as it can be run again with `midblock sweep --config`.
 const SWEEP: &str = include_str!("../../../configs/small/quickstart-sweep.toml");
 
+/// The task that judges, as a user would write one.
+const TASK: (&str, &str) = (
+    "data/word-problems.toml",
+    include_str!("../../../configs/tasks/word-problems.toml"),
+);
+
 /// The patterns whose models are analysed.
 const ANALYSED: [&str; 2] = ["uniform", "mid"];
 
@@ -62,7 +68,7 @@ Written by midblock quickstart.
 
 report.html    base, uniform and mid compared layer by layer: open it in a browser
 base/          the embedded model, a Hugging Face folder
-data/          problems: train.jsonl to learn from, held-out.jsonl with other numbers
+data/          problems: train.jsonl to learn from, held-out.jsonl with other numbers; the task that judges
 sweep/         five choices of blocks tuned and judged: report.html, table.csv, and each run with its adapter in cells/
 ";
 const README_NAME: &str = "README.txt";
@@ -81,13 +87,14 @@ pub fn run(args: &args::Quickstart, common: &args::Common) -> Result<()> {
     }
     for (name, split, rows) in ROWS {
         let corpus = Corpus {
-            kind: Kind::Problems,
+            kind: Kind::Questions,
             split,
             seed: DATA_SEED,
         };
         parts.write(name, corpus.jsonl(rows).as_bytes())?;
     }
 
+    parts.write(TASK.0, TASK.1.as_bytes())?;
     let plan = plan(&parts, common)?;
     let record = sweep::train(&plan, &parts.path("sweep"), common)?;
     if let Some(failure) = record.failures.first() {
@@ -117,7 +124,7 @@ fn plan(parts: &Parts, common: &args::Common) -> Result<SweepPlan> {
         overriding("data.eval", format!("held-out={}", path("data/held-out.jsonl"))),
         Override::flag(
             "eval.tasks",
-            vec![format!("gsm8k={}", path("data/held-out.jsonl"))],
+            vec![format!("{}={}", path(TASK.0), path("data/held-out.jsonl"))],
             "quickstart",
         ),
         overriding("output.dir", path("sweep")),
@@ -133,7 +140,9 @@ fn plan(parts: &Parts, common: &args::Common) -> Result<SweepPlan> {
 
 fn analysis(plan: &SweepPlan, parts: &Parts) -> AnalyzeConfig {
     let base = parts.path("base").display().to_string();
-    let cells = plan.cells.iter().filter(|cell| ANALYSED.contains(&cell.pattern.name()));
+    let seed = plan.cells.first().map(|cell| cell.seed);
+    let chosen = |cell: &&Cell| Some(cell.seed) == seed && ANALYSED.contains(&cell.pattern.name());
+    let cells = plan.cells.iter().filter(chosen);
     let variants = cells.map(|cell| Variant {
         name: cell.pattern.name().to_owned(),
         checkpoint: format!(

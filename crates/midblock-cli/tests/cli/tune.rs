@@ -431,9 +431,12 @@ fn every_preset_is_sound_and_says_how_to_run_it() {
                 folders.push(path);
                 continue;
             }
+            let text = fs::read_to_string(&path).unwrap();
+            if text.contains("\n[sweep]\n") || path.starts_with(root.join("configs/tasks")) {
+                continue; // no experiment: the library's own tests read them
+            }
             presets += 1;
             let config = Config::load(Some(&path), &[]).unwrap_or_else(|error| panic!("{error}"));
-            let text = fs::read_to_string(&path).unwrap();
             let relative = path.strip_prefix(&root).unwrap().display().to_string();
             let command = if config.model.new.is_some() { "pretrain" } else { "tune" };
             let run = format!("# Run:   midblock {command} --config {relative} --out ");

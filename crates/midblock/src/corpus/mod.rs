@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `text` | `{"text"}`: stories with numbers (45 %), plain sentences (30 %), sums (10 %), questions with short answers (15 %) |
 //! | `problems` | `{"question", "answer"}` as in GSM8K: the steps, then `#### N` |
+//! | `questions` | `{"question", "answer", "result"}`: the same with the answer in one sentence, as in `text`, and its number |
 //!
 //! No calculation of the split `held-out` is in the split `train`, nor in any text of it: see [`Split`].
 
@@ -29,6 +30,8 @@ pub enum Kind {
     Text,
     /// Questions and answers to fine-tune it on.
     Problems,
+    /// The same with the short answers that a base model has seen.
+    Questions,
 }
 
 /// Which calculations rows may hold. `a ∘ b` is held out if `a + 3·b` is a multiple of 7.
@@ -66,6 +69,11 @@ impl Corpus {
             Kind::Problems => {
                 let problem = Problem::draw(&mut rng, self.split);
                 json!({"question": problem.question(), "answer": problem.answer()}).to_string()
+            }
+            Kind::Questions => {
+                let problem = Problem::draw(&mut rng, self.split);
+                let (question, answer) = (problem.question(), problem.end());
+                json!({"question": question, "answer": answer, "result": problem.result()}).to_string()
             }
         }
     }
@@ -110,6 +118,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Text => "text",
             Self::Problems => "problems",
+            Self::Questions => "questions",
         })
     }
 }
@@ -121,11 +130,12 @@ impl FromStr for Kind {
         match text {
             "text" => Ok(Self::Text),
             "problems" => Ok(Self::Problems),
+            "questions" => Ok(Self::Questions),
             _ => Err(Error::Argument {
                 what: "--kind".into(),
                 value: text.into(),
                 problem: "no such kind".into(),
-                help: "give `text` or `problems`".into(),
+                help: "give `text`, `problems` or `questions`".into(),
             }),
         }
     }
@@ -211,11 +221,17 @@ mod tests {
             assert_eq!(result, last.3.to_string(), "{line}");
             assert!(row["question"].as_str().unwrap().ends_with('?'), "{line}");
         }
+        for line in corpus(Kind::Questions, Split::HeldOut).jsonl(500).lines() {
+            let row: Value = serde_json::from_str(line).unwrap();
+            let words = row["answer"].as_str().unwrap().split([' ', '.']);
+            let numbers: Vec<u64> = words.filter_map(|word| word.parse().ok()).collect();
+            assert_eq!(numbers, [row["result"].as_u64().unwrap()], "{line}");
+        }
     }
 
     #[test]
     fn kinds_read_as_they_are_written() {
-        for kind in [Kind::Text, Kind::Problems] {
+        for kind in [Kind::Text, Kind::Problems, Kind::Questions] {
             assert_eq!(kind.to_string().parse::<Kind>().unwrap(), kind);
         }
         assert!(
@@ -223,7 +239,7 @@ mod tests {
                 .parse::<Kind>()
                 .unwrap_err()
                 .to_string()
-                .contains("`text` or `problems`")
+                .contains("`text`, `problems` or `questions`")
         );
     }
 }

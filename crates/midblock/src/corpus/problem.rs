@@ -124,11 +124,13 @@ impl Problem {
         format!("Question: {}\nAnswer: {}", self.question(), self.end())
     }
 
-    fn end(&self) -> String {
+    /// The sentence with the result.
+    pub fn end(&self) -> String {
         self.closing.replace("{}", &self.result().to_string())
     }
 
-    fn result(&self) -> u32 {
+    /// The number asked for.
+    pub fn result(&self) -> u32 {
         self.steps.last().map_or(0, Calculation::value)
     }
 }

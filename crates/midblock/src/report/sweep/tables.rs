@@ -147,7 +147,7 @@ fn difference_cell(table: &Table, measure: &Measure, row: &Row, number: usize) -
 /// The table, what it says, what failed and what the intervals are.
 pub fn markdown(record: &SweepRecord) -> String {
     let table = &record.table;
-    let mut out = format!("# {}\n\n", title(record));
+    let mut out = format!("# {}\n\n", markdown_text(&title(record)));
     for (number, line) in texts(table).iter().enumerate() {
         let safe: Vec<String> = line.iter().map(|cell| markdown_text(cell)).collect();
         out += &format!("| {} |\n", safe.join(" | "));

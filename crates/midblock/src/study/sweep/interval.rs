@@ -38,6 +38,15 @@ impl Interval {
         self.lo > 0.0 || self.hi < 0.0
     }
 
+    /// The same with ends where the quantity can be.
+    pub(super) fn within(self, least: f64, most: f64) -> Self {
+        Self {
+            lo: self.lo.max(least),
+            hi: self.hi.min(most),
+            ..self
+        }
+    }
+
     /// Of `values[s][i]` with the weights `weights[i]`; `None` without seeds or weight.
     pub fn of(values: &[Vec<f64>], weights: &[f64]) -> Option<Self> {
         let (seeds, items) = (values.len(), weights.len());

@@ -71,33 +71,28 @@ pub(super) fn measure<B: Backend>(
     samples: &[TrainingSample],
     path: &Path,
     progress: &dyn Progress,
-) -> Result<Vec<SampleLoss>> {
+) -> Result<()> {
     let losses = trained_token_losses(backend, checkpoint, samples, progress)?;
     let line = |(sample, loss): (&TrainingSample, crate::probe::TokenLoss)| SampleLoss {
         sample: sample.id.clone(),
         tokens: loss.predicted,
         nats: loss.nats,
     };
-    let lines: Vec<SampleLoss> = samples.iter().zip(losses).map(line).collect();
     write_atomic(path, |out| {
-        for line in &lines {
-            let text = serde_json::to_string(line).map_err(|error| Error::io("write", path)(error.into()))?;
+        for line in samples.iter().zip(losses).map(line) {
+            let text = serde_json::to_string(&line).map_err(|error| Error::io("write", path)(error.into()))?;
             writeln!(out, "{text}").map_err(Error::io("write", path))?;
         }
         Ok(())
-    })?;
-    Ok(lines)
+    })
 }
 
-/// Reads what was measured before, if it was.
-pub(super) fn read(path: &Path) -> Result<Option<Vec<SampleLoss>>> {
-    if !path.is_file() {
-        return Ok(None);
-    }
+/// Reads what was measured.
+pub(super) fn read(path: &Path) -> Result<Vec<SampleLoss>> {
     let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
     let parse = |(number, line): (usize, &str)| {
         serde_json::from_str(line)
             .map_err(|error| Error::malformed(path, "loss", format!("line {}: {error}", number + 1)))
     };
-    text.lines().enumerate().map(parse).collect::<Result<_>>().map(Some)
+    text.lines().enumerate().map(parse).collect()
 }

@@ -3,7 +3,7 @@
 //! Cells are comparable within a group: one model, one data variant, one scaling. The baseline of a group is `uniform`, or its
 //! first pattern if that is not there. A difference is taken over the seeds and items that both patterns have.
 
-use super::{Cell, Interval, Measure, Pattern, Scores, SweepPlan, run::Judged};
+use super::{Cell, Interval, Measure, Pattern, Scores, SweepPlan, Unit, run::Judged};
 use crate::train::TrainingRun;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -288,5 +288,9 @@ fn interval(one: &[&Vec<Scores>], measure: &Measure, other: Option<&[&Vec<Scores
         common.iter().map(|item| items[*item][0] - less(item)).collect()
     };
     let values: Vec<Vec<f64>> = one.iter().enumerate().map(seed).collect();
-    Interval::of(&values, &weights)
+    let interval = Interval::of(&values, &weights)?;
+    Some(match (measure.unit, other.is_empty()) {
+        (Unit::Share, true) => interval.within(0.0, 1.0),
+        _ => interval,
+    })
 }
