@@ -37,6 +37,8 @@ pub struct Engine<'a, B: Backend> {
     scratch: Scratch<B>,
     head: HeadScratch<B>,
     hidden: B::Buffer,
+    /// Logits on the host, (rows, V).
+    logits: Vec<f32>,
     stop: &'a dyn Fn() -> bool,
 }
 
@@ -87,6 +89,7 @@ impl<'a, B: Backend> Engine<'a, B> {
             scratch: Scratch::new(backend),
             head: HeadScratch::new(backend),
             hidden: backend.zeros(0),
+            logits: Vec::new(),
             stop: &|| false,
             decoder,
         })
@@ -344,9 +347,10 @@ impl<'a, B: Backend> Engine<'a, B> {
             let few = phase != Phase::Score;
             let ends = self.decoder.ends();
             let logits = ends.logits_of(self.backend, &self.hidden, &rows, few, &mut self.head);
-            let mut values = vec![0f32; rows.len() * architecture.vocab];
-            self.backend.read(logits, 0, &mut values);
-            let judged: Vec<Option<T>> = values
+            self.logits.resize(rows.len() * architecture.vocab, 0.0);
+            self.backend.read(logits, 0, &mut self.logits);
+            let judged: Vec<Option<T>> = self
+                .logits
                 .par_chunks_exact_mut(architecture.vocab)
                 .zip(wanted)
                 .map(|(logits, (_, which, token))| judge(*which, *token, logits))
