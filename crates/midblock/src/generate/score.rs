@@ -41,35 +41,45 @@ impl<B: Backend> Engine<'_, B> {
             answers[which] = scored.into_iter().map(continuation).collect::<Vec<_>>();
         }
         let most = questions.iter().map(|q| q.continuations.len()).max().unwrap_or(0);
-        for choice in 0..most {
-            let longer: Vec<(usize, &[u32])> = (0..)
-                .zip(questions)
-                .filter_map(|(slot, question)| Some((slot, question.continuations.get(choice)?.as_slice())))
-                .filter(|(_, continuation)| continuation.len() > 1)
-                .collect();
-            let rest: Vec<Extension<'_>> = longer
-                .iter()
-                .map(|(slot, continuation)| Extension {
-                    slot: *slot,
-                    ids: &continuation[..continuation.len() - 1],
-                    from: 0,
-                })
-                .collect();
-            let next = |which: usize, token: usize, logits: &mut [f32]| scores(logits, [longer[which].1[token + 1]]);
-            let slot_name = |which: usize| name(longer[which].0);
-            let mut scored = self.extend(&rest, Phase::Score, &next, &slot_name)?;
-            scored.sort_unstable_by_key(|(which, token, _)| (*which, *token)); // sums in order, whatever the batch
-            for (which, _, scored) in scored {
-                let answer = &mut answers[longer[which].0][choice];
-                answer.nats += scored[0].nats;
-                answer.tokens += 1;
-                answer.greedy &= scored[0].greedy;
-            }
-            for (slot, _) in &longer {
-                self.forget(*slot, questions[*slot].prompt.len());
-            }
-        }
+        (0..most).try_for_each(|choice| self.score_rest(questions, choice, &name, &mut answers))?;
         Ok(answers)
+    }
+
+    /// Adds the tokens after the first of one of each question's continuations.
+    fn score_rest(
+        &mut self,
+        questions: &[Question],
+        choice: usize,
+        name: &dyn Fn(usize) -> String,
+        answers: &mut [Vec<Continuation>],
+    ) -> Result<()> {
+        let longer: Vec<(usize, &[u32])> = (0..)
+            .zip(questions)
+            .filter_map(|(slot, question)| Some((slot, question.continuations.get(choice)?.as_slice())))
+            .filter(|(_, continuation)| continuation.len() > 1)
+            .collect();
+        let rest: Vec<Extension<'_>> = longer
+            .iter()
+            .map(|(slot, continuation)| Extension {
+                slot: *slot,
+                ids: &continuation[..continuation.len() - 1],
+                from: 0,
+            })
+            .collect();
+        let next = |which: usize, token: usize, logits: &mut [f32]| scores(logits, [longer[which].1[token + 1]]);
+        let slot_name = |which: usize| name(longer[which].0);
+        let mut scored = self.extend(&rest, Phase::Score, &next, &slot_name)?;
+        scored.sort_unstable_by_key(|(which, token, _)| (*which, *token)); // sums in order, whatever the batch
+        for (which, _, scored) in scored {
+            let answer = &mut answers[longer[which].0][choice];
+            answer.nats += scored[0].nats;
+            answer.tokens += 1;
+            answer.greedy &= scored[0].greedy;
+        }
+        for (slot, _) in &longer {
+            self.forget(*slot, questions[*slot].prompt.len());
+        }
+        Ok(())
     }
 }
 
