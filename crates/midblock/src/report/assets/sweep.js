@@ -47,29 +47,34 @@
     const [least, most] = [Math.min(...ends), Math.max(...ends)];
     const margin = 0.06 * (most - least) || 0.01 * Math.abs(most) || 1;
     const bound = (value) => Number(value.toPrecision(3));
-    const values = { ...axis, type: "value", min: bound(least - margin), max: bound(most + margin), axisLabel: { ...axisText(), formatter: tick } };
+    const values = { ...axis, type: "value", min: bound(least - margin), max: bound(most + margin),
+      axisLabel: { ...axisText(), formatter: tick, showMinLabel: false, showMaxLabel: false } };
     const names = { ...axis, type: "category", inverse: true, data: data.rows.map((row) => row.name), splitLine: { show: false },
       axisLabel: { ...axisText(), width: 150, overflow: "truncate", interval: 0 } };
     const parameters = { ...axis, type: "value", scale: true, name: "trained parameters", nameLocation: "middle", nameGap: 22,
       splitNumber: 3, axisLabel: { ...axisText(), formatter: tick } };
     const series = { type: "custom", id: kind, data: points, renderItem: mark(along), clip: true,
-      encode: along === "x" ? { x: [1, 2, 3], y: 0 } : { x: 0, y: [1, 2, 3] },
-      markLine: { silent: true, symbol: "none", lineStyle: { color: css("--soft"), type: "dashed" },
-        label: { formatter: "pretrained", color: css("--soft"), fontSize: 11, position: along === "x" ? "end" : "insideEndTop" },
-        data: measure.references.map((value) => ({ [along === "x" ? "xAxis" : "yAxis"]: value })) } };
+      encode: along === "x" ? { x: [1, 2, 3], y: 0 } : { x: 0, y: [1, 2, 3] } };
+    // The pretrained model: a dashed line through all patterns, or from the fewest parameters to the most.
+    const places = points.map((point) => point[0]);
+    const [first, last] = kind === "patterns" ? [0, data.rows.length - 1] : [Math.min(...places), Math.max(...places)];
+    const references = measure.references.map((value, index) => ({ type: "line", id: `pretrained ${index}`, silent: true, symbol: "none",
+      lineStyle: { color: css("--soft"), type: "dashed", width: 1.2 }, z: 1,
+      data: [first, last].map((place) => (along === "x" ? [value, place] : [place, value])),
+      endLabel: { show: false }, label: { show: false } }));
     return {
       animation: false, backgroundColor: "transparent", textStyle,
       grid: { left: 0, right: 16, top: 22, bottom: 0, outerBoundsMode: "same", outerBounds: { left: 0, right: 4, top: 4, bottom: 0 } },
       xAxis: along === "x" ? values : parameters, yAxis: along === "x" ? names : values,
       tooltip: { trigger: "item", confine: true, formatter: tooltip(measure), backgroundColor: css("--paper"), borderColor: css("--line"),
         textStyle: { color: css("--ink") } },
-      series: [series],
+      series: [...references, series],
     };
   };
 
   const draw = (chart) => {
     chart.view.setOption(optionOf(chart), { notMerge: true });
-    chart.card.dataset.lines = 1;
+    chart.card.dataset.lines = 1 + chart.measure.references.length;
   };
   const picture = (chart, format) => {
     root.classList.add("printing");

@@ -123,7 +123,7 @@ fn charts(table: &Table) -> String {
                 "patterns",
                 number,
                 &name,
-                "Mean over seeds of each pattern with its 95 % interval.",
+                "Mean over seeds of each pattern with its 95 % interval; dashed: the pretrained model.",
             ) + &card(
                 "parameters",
                 number,
