@@ -85,5 +85,5 @@ fn what_is_missing_is_said() {
     let mut poems = midblock();
     poems.args(["corpus", "--kind=poems", "--rows=1", "--out=x"]);
     let text = stderr(&mut poems);
-    assert!(text.contains("`text` or `problems`"), "{text}");
+    assert!(text.contains("`text`, `problems` or `questions`"), "{text}");
 }

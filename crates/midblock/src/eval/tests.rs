@@ -825,3 +825,45 @@ fn built_in_rows() -> Rows {
         ("text", (json!({"text": "a"}), "a", "")),
     ])
 }
+
+#[test]
+fn programs_are_run_whatever_shape_they_are_written_in() {
+    let row = |name: &str, test: &str| {
+        let prompt = format!("def {name}(x):\n    \"\"\"{name} of x.\"\"\"\n");
+        json!({"task_id": name, "prompt": prompt, "entry_point": name, "test": format!("def check(f):\n    {test}\n")})
+    };
+    let rows = [row("double", "assert f(3) == 6"), row("triple", "assert f(3) == 9")];
+    // right for one of both: a body to go on with, or in a conversation the whole function and words around it
+    let body = |_: &str, _: u64| "    return 2 * x\n\nprint(double(1))".to_owned();
+    let whole = |prompt: &str, _: u64| {
+        let name = if prompt.contains("def double") {
+            "double"
+        } else {
+            "triple"
+        };
+        format!("Sure:\n\n```python\ndef {name}(x):\n    return x + x\n```\nIt adds.\n#")
+    };
+    let chat = "{% for m in messages %}{{ m.content }}\n{% endfor %}";
+    for (template, write) in [(None, body as fn(&str, u64) -> String), (Some(chat), whole)] {
+        let place = Place::new(template);
+        let mut config = config(&[format!("humaneval={}", place.rows("programs.jsonl", &rows))]);
+        config.run_programs = true;
+        let script = Script {
+            write,
+            ..Script::default()
+        };
+        let run = place.run(&script, &config, "out", &Silent).unwrap();
+        let verdict = |item: &ItemRecord| (item.id.clone(), item.outputs[0].values["pass@1"]);
+        let mut verdicts: Vec<_> = run.items.iter().map(verdict).collect();
+        verdicts.sort_by(|a, b| a.0.cmp(&b.0));
+        let expected = [("double", 1.0), ("triple", 0.0)].map(|(name, value)| (name.to_owned(), value));
+        assert_eq!(verdicts, expected, "{:#?}", run.items);
+        let failed = run.items.iter().find(|item| item.id == "triple").unwrap();
+        assert!(
+            failed.outputs[0].note.contains("AssertionError"),
+            "{}",
+            failed.outputs[0].note
+        );
+        assert_eq!(run.evaluation.tasks[0].score().mean, 0.5);
+    }
+}
