@@ -864,6 +864,6 @@ fn programs_are_run_whatever_shape_they_are_written_in() {
             "{}",
             failed.outputs[0].note
         );
-        assert_eq!(run.evaluation.tasks[0].score().mean, 0.5);
+        assert_eq!(run.evaluation.tasks[0].score().unwrap().mean, 0.5);
     }
 }
