@@ -19,6 +19,10 @@ const READ: usize = 1 << 26;
 
 /// Times `new` tokens after each prompt, in turns with prompts alone and with reading memory.
 pub(super) fn run(backend: &Cpu, checkpoint: &Checkpoint, new: usize, args: &args::Bench) -> Result<Value> {
+    anyhow::ensure!(
+        new > 1,
+        "--generate {new}: a step is timed after the first token\n  help: give at least 2"
+    );
     let architecture = Architecture::resolve(checkpoint.config())?;
     let tokenizer = Tokenizer::of(checkpoint)?;
     let prompts = sequences(architecture.vocab, args);

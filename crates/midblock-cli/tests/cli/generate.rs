@@ -6,8 +6,13 @@ use std::{fs, process::Output};
 
 fn generate(args: &[&str], stdin: &str) -> Output {
     midblock()
-        .args(["generate", &base(), "--max-new", "12"])
+        .args(["generate", &base()])
         .args(args)
+        .args(if args.contains(&"--max-new") {
+            &[][..]
+        } else {
+            &["--max-new", "12"]
+        })
         .write_stdin(stdin)
         .output()
         .unwrap()
@@ -97,6 +102,7 @@ fn what_cannot_be_asked_is_named() {
     assert!(problem(&["x", "--system", "Be kind."]).contains("prompt 1: --system needs a chat template"));
     assert!(problem(&["x", "--temperature", "nan"]).starts_with("error: temperature `NaN`: expected at least 0"));
     assert!(problem(&["x", "--top-p", "1.5"]).starts_with("error: top_p `1.5`"));
+    assert!(problem(&["x", "--max-new", "0"]).contains("prompt 1 `0`: expected at least 1"));
     assert!(problem(&[""]).starts_with("error: prompt 1 `0 tokens`: it has no tokens"));
     let long = "word ".repeat(20_000);
     assert!(

@@ -116,11 +116,16 @@ impl<'a, B: Backend> Engine<'a, B> {
     ) -> Result<()> {
         sampling.check()?;
         for (index, request) in requests.iter().enumerate() {
-            self.check(
-                &format!("prompt {}", index + 1),
-                &request.prompt,
-                request.max_new.min(1),
-            )?;
+            let name = format!("prompt {}", index + 1);
+            self.check(&name, &request.prompt, 1)?;
+            if request.max_new == 0 {
+                return Err(Error::Argument {
+                    what: format!("tokens to write after {name}"),
+                    value: "0".to_owned(),
+                    problem: "expected at least 1".to_owned(),
+                    help: String::new(),
+                });
+            }
         }
         self.cache.clear();
         let mut waiting: VecDeque<usize> = (0..requests.len()).collect();

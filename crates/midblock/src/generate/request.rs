@@ -43,7 +43,7 @@ impl Default for Sampling {
 pub struct Request {
     /// Token ids, at least one.
     pub prompt: Vec<u32>,
-    /// Most tokens to write.
+    /// Most tokens to write, at least 1.
     pub max_new: usize,
     /// Of the choice among tokens: the same prompt, settings and seed give the same completion in any batch.
     pub seed: u64,
