@@ -2,7 +2,7 @@
 //! everything that was said.
 //!
 //! Items are drawn by `assets/evaluation.js` from the JSON in `#data`, as text: what a model wrote is never markup. A page
-//! holds the first [`ITEMS`] items of each task and the first [`CHARACTERS`] characters of each text; `items.jsonl` has all.
+//! holds the first `ITEMS` items of each task and the first `CHARACTERS` characters of each text; `items.jsonl` has all.
 
 use super::{
     html::{escape, frame_of_text, warnings},
