@@ -121,3 +121,50 @@ fn what_cannot_be_asked_is_named() {
     let usage = midblock().args(["generate", &base()]).output().unwrap();
     assert!(refused(&usage).contains("<PROMPT>"));
 }
+
+#[test]
+fn a_conversation_remembers_until_it_is_cleared() {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(base()).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:";
+    fs::write(dir.path().join("chat_template.jinja"), template).unwrap();
+    let model = dir.path().to_str().unwrap();
+    let answers = |lines: &str| {
+        let mut chat = midblock();
+        chat.args(["chat", model, "--max-new", "8", "--system", "Sums.", "--quiet"]);
+        let text = written(&chat.write_stdin(lines).output().unwrap());
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let asked = |messages: Value| {
+        let file = dir.path().join("prompts.jsonl");
+        fs::write(&file, json!({"prompt": messages}).to_string()).unwrap();
+        let mut generate = midblock();
+        generate
+            .args(["generate", model, "--max-new", "8", "--prompts"])
+            .arg(&file);
+        written(&generate.output().unwrap()).trim_end_matches('\n').to_owned()
+    };
+    let said = |role: &str, content: &str| json!({"role": role, "content": content});
+    let (system, first, second) = (
+        said("system", "Sums."),
+        said("user", "Tom has 2 red pens."),
+        said("user", "How many?"),
+    );
+    let one = asked(json!([system, first]));
+    let two = asked(json!([system, first, said("assistant", &one), second]));
+    let alone = asked(json!([system, second]));
+    assert_eq!(
+        [&one, &two, &alone].map(|text| text.lines().count()),
+        [1; 3],
+        "{one:?} {two:?} {alone:?}"
+    );
+    assert_eq!(answers("Tom has 2 red pens.\nHow many?\n"), [one.as_str(), &two]);
+    assert_eq!(
+        answers("Tom has 2 red pens.\n\n/clear\nHow many?\n/exit\nx\n"),
+        [one.as_str(), &alone]
+    );
+    assert_ne!(two, alone, "what was said before makes a difference");
+}
