@@ -171,3 +171,60 @@ impl Exit {
         records
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::study::battery::fixture::Fixture;
+
+    #[test]
+    fn numbers_of_layers_are_means_over_tokens_and_differences_pair_samples() {
+        let test = |subject: &Subject<'_, midblock_kernels::Cpu>, cells: &Cells| {
+            let options = ExitOptions::default();
+            let got = exit(subject, &options, cells)?;
+            let readings = readings(subject, options.samples, options.tokens, cells)?;
+            assert_eq!((got.samples, got.tokens), (6, readings.total_tokens()));
+            for (m, model) in got.models.iter().enumerate() {
+                for (layer, expected) in model.layers.iter().zip(&readings.layers) {
+                    let loss = expected[m].nats.iter().sum::<f64>() / got.tokens as f64;
+                    let accuracy = expected[m].correct.iter().sum::<usize>() as f64 / got.tokens as f64;
+                    assert!((layer.loss.value - loss).abs() < 1e-12 && layer.accuracy.value == accuracy);
+                    assert!(layer.loss.lo < loss && loss < layer.loss.hi, "{layer:?}");
+                }
+            }
+            let [base, variant] = [0, 1].map(|m| &got.models[m]);
+            assert!(base.depth_difference.is_none() && base.layers[3].loss_difference.is_none());
+            let (b, v) = (&base.layers[3], &variant.layers[3]);
+            let difference = v.loss_difference.unwrap();
+            assert!((difference.value - (v.loss.value - b.loss.value)).abs() < 1e-12);
+            // the base's hard samples are the variant's hard samples
+            assert!(difference.hi - difference.lo < v.loss.hi - v.loss.lo);
+            let records = got.records();
+            let layers = subject.blocks() + 1;
+            assert_eq!(records.len(), 2 * (3 * layers + 1) + 2 * layers + 1);
+            let perplexity = records.iter().find(|r| r.metric == "perplexity").unwrap();
+            assert_eq!(perplexity.value, Some(base.layers[0].loss.value.exp()));
+            Ok(())
+        };
+        Fixture::new().with(&[], test).unwrap();
+    }
+
+    #[test]
+    fn the_depth_is_where_accuracy_comes_to_stay() {
+        assert_eq!(first_at(&[0, 1, 9, 8, 9, 10], 0.9), 4);
+        assert_eq!(first_at(&[0, 1, 9, 9, 9, 10], 0.9), 2);
+        assert_eq!(first_at(&[0, 1, 9, 9, 9, 10], 1.0), 5);
+        assert_eq!(first_at(&[3, 3, 3], 0.9), 0);
+        assert_eq!(first_at(&[2, 1, 0], 0.9), 2);
+    }
+
+    #[test]
+    fn a_base_alone_is_read() {
+        let alone = Fixture::new().with(&["study.variants=[]"], |subject, cells| {
+            exit(subject, &ExitOptions::default(), cells)
+        });
+        let alone = alone.unwrap();
+        assert_eq!(alone.models.len(), 1);
+        assert!(alone.records().iter().all(|record| record.reference.is_empty()));
+    }
+}

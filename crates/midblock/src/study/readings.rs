@@ -161,3 +161,107 @@ pub(super) fn walk<B: Backend>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::{Batch, Decoder, Scratch},
+        probe::{Participant, trained_token_losses},
+        study::battery::fixture::Fixture,
+    };
+    use midblock_kernels::Cpu;
+
+    /// Logits of every layer of a model after every token, (L + 1, T, V), through `Ends::logits`.
+    fn logits(backend: &Cpu, model: &Participant<'_>, ids: &[u32]) -> Vec<Vec<Vec<f32>>> {
+        let decoder = Decoder::load(backend, model.checkpoint).unwrap();
+        let (batch, rope) = (Batch::new(&[ids]), decoder.rope(ids.len()));
+        let mut layers = Vec::new();
+        decoder.forward(backend, &batch, &rope, &mut Scratch::new(backend), |_, hidden| {
+            let normed = decoder.ends().final_norm(backend, hidden);
+            let mut flat = vec![0.0; ids.len() * model.architecture.vocab];
+            backend.read(&decoder.ends().logits(backend, &normed), 0, &mut flat);
+            layers.push(flat.chunks(model.architecture.vocab).map(<[f32]>::to_vec).collect());
+        });
+        layers
+    }
+
+    /// −ln p of a token, and the first of the most likely.
+    fn said(logits: &[f32], token: u32) -> (f64, u32) {
+        let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+        let larger = |best: usize, (v, logit): (usize, &f32)| if *logit > logits[best] { v } else { best };
+        let top = logits.iter().enumerate().fold(0, larger);
+        (sum.ln() - f64::from(logits[token as usize]), top as u32)
+    }
+
+    #[test]
+    fn every_layer_is_read_as_norm_and_head_would_do_it() {
+        let test = |subject: &Subject<'_, Cpu>, cells: &Cells| {
+            let got = readings(subject, 4, 5, cells)?;
+            assert_eq!((got.tokens.len(), got.layers.len()), (4, subject.blocks() + 1));
+            for (i, sample) in subject.measured(4).iter().enumerate() {
+                let tokens = spread(sample, 5);
+                let [base, variant] = [0, 1].map(|model| logits(subject.backend, &subject.models[model], &sample.ids));
+                for (l, reading) in got.layers.iter().enumerate() {
+                    let says = |model: &Vec<Vec<Vec<f32>>>| -> Vec<(f64, u32)> {
+                        tokens.iter().map(|&t| said(&model[l][t - 1], sample.ids[t])).collect()
+                    };
+                    let [base, variant] = [says(&base), says(&variant)];
+                    for (own, reading) in [(&base, &reading[0]), (&variant, &reading[1])] {
+                        let nats: f64 = own.iter().map(|(nats, _)| nats).sum();
+                        assert!(
+                            (reading.nats[i] / nats - 1.0).abs() < 1e-5,
+                            "layer {l}, {nats}: {reading:?}"
+                        );
+                        assert!(
+                            (reading.first_nats[i] / own[0].0 - 1.0).abs() < 1e-5,
+                            "layer {l}: {reading:?}"
+                        );
+                        let right = own.iter().zip(&tokens).filter(|((_, top), t)| *top == sample.ids[**t]);
+                        assert_eq!(reading.correct[i], right.count(), "layer {l}");
+                        let agreeing = own.iter().zip(&base).filter(|(a, b)| a.1 == b.1);
+                        assert_eq!(reading.agreeing[i], agreeing.count(), "layer {l}");
+                        assert_eq!(reading.first_agrees[i], own[0].1 == base[0].1, "layer {l}");
+                    }
+                }
+            }
+            Ok(())
+        };
+        Fixture::new().with(&[], test).unwrap();
+    }
+
+    #[test]
+    fn the_last_layer_is_the_model() {
+        let test = |subject: &Subject<'_, Cpu>, cells: &Cells| {
+            let got = readings(subject, 6, 1_000_000, cells)?;
+            for (model, reading) in subject.models.iter().zip(&got.layers[subject.blocks()]) {
+                let losses =
+                    trained_token_losses(subject.backend, model.checkpoint, subject.samples, subject.progress)?;
+                let nats: Vec<f64> = losses.iter().map(|loss| loss.nats).collect();
+                let tokens: Vec<usize> = losses.iter().map(|loss| loss.predicted).collect();
+                assert_eq!((&reading.nats, &got.tokens), (&nats, &tokens));
+            }
+            Ok(())
+        };
+        Fixture::new().with(&[], test).unwrap();
+    }
+
+    #[test]
+    fn tokens_are_spread_from_the_first() {
+        let sample = |trained: &[usize]| TrainingSample {
+            id: "x".into(),
+            ids: vec![0; 20],
+            trained: (0..20).map(|t| trained.contains(&t)).collect(),
+        };
+        let answer: Vec<usize> = (5..20).collect();
+        assert_eq!(spread(&sample(&answer), 3), [5, 10, 15]);
+        assert_eq!(spread(&sample(&answer), 15), answer);
+        assert_eq!(spread(&sample(&[4, 9]), 3), [4, 9]);
+    }
+
+    #[test]
+    fn nothing_to_read_is_an_error() {
+        let error = Fixture::new().with(&[], |subject, cells| readings(subject, 4, 0, cells));
+        assert!(error.unwrap_err().to_string().contains("nothing would be read"));
+    }
+}

@@ -162,3 +162,82 @@ impl Lens {
         records
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::study::{
+        battery::fixture::Fixture,
+        exit::{ExitOptions, exit},
+    };
+    use midblock_kernels::Cpu;
+
+    #[test]
+    fn one_walk_serves_exit_and_lens() {
+        let test = |subject: &Subject<'_, Cpu>, cells: &Cells| {
+            exit(subject, &ExitOptions::default(), cells)?;
+            lens(subject, &LensOptions::default(), cells)
+        };
+        let fixture = Fixture::new();
+        fixture.with(&[], test).unwrap();
+        let mut cells: Vec<_> = (std::fs::read_dir(fixture.out().join("cells")).unwrap())
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        cells.sort();
+        assert_eq!(
+            cells,
+            ["inputs.json", "lens-3-12.json", "readings-100-32.json", "started.json"]
+        );
+    }
+
+    #[test]
+    fn a_model_agrees_with_itself() {
+        let fixture = Fixture::new();
+        let base = fixture.file(&[]).config.model.base;
+        let same = format!("study.variants=[\"same={base}\"]");
+        let found = fixture.with(&[&same], |subject, cells| lens(subject, &LensOptions::default(), cells));
+        let found = found.unwrap();
+        for layer in &found.models[1].layers {
+            let against = layer.against_base.unwrap();
+            assert_eq!(
+                (against.prompt_agreement.value, against.answer_agreement.value),
+                (1.0, 1.0)
+            );
+            assert_eq!(against.gold_probability.value, 0.0);
+        }
+        assert!(found.shown.iter().all(|shown| shown.models[0] == shown.models[1]));
+        assert_eq!(found.models[0].layers[0].against_base, None);
+    }
+
+    #[test]
+    fn what_is_compared_is_counted_over_samples_and_tokens() {
+        let test = |subject: &Subject<'_, Cpu>, cells: &Cells| {
+            let options = LensOptions::default();
+            let got = lens(subject, &options, cells)?;
+            let readings = readings(subject, options.samples, options.tokens, cells)?;
+            let mut agreements = Vec::new();
+            for (layer, expected) in got.models[1].layers.iter().zip(&readings.layers) {
+                let mean = |values: Vec<f64>| values.iter().sum::<f64>() / 6.0;
+                let gold = |m: usize| mean(expected[m].first_nats.iter().map(|nats| (-nats).exp()).collect());
+                let against = layer.against_base.unwrap();
+                assert!((layer.gold_probability.value - gold(1)).abs() < 1e-12);
+                assert!((against.gold_probability.value - (gold(1) - gold(0))).abs() < 1e-12);
+                let first = mean(
+                    expected[1]
+                        .first_agrees
+                        .iter()
+                        .map(|&agrees| f64::from(agrees))
+                        .collect(),
+                );
+                assert_eq!(against.prompt_agreement.value, first);
+                let agreeing = expected[1].agreeing.iter().sum::<usize>() as f64 / got.tokens as f64;
+                assert_eq!(against.answer_agreement.value, agreeing);
+                agreements.push(agreeing);
+            }
+            assert!(agreements[0] > agreements[agreements.len() - 1], "{agreements:?}");
+            assert_eq!(got.records().len(), 2 * agreements.len() + 3 * agreements.len());
+            Ok(())
+        };
+        Fixture::new().with(&[], test).unwrap();
+    }
+}

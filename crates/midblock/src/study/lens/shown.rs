@@ -200,3 +200,82 @@ impl Lens {
         write_table(dir, "lens_tokens", &self.tokens())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::study::{battery::fixture::Fixture, lens::lens};
+    use midblock_kernels::Cpu;
+
+    #[test]
+    fn the_table_says_what_each_layer_says_of_the_true_text() {
+        let fixture = Fixture::new();
+        let options = LensOptions {
+            shown: 2,
+            ..LensOptions::default()
+        };
+        let test = |subject: &Subject<'_, Cpu>, cells: &Cells| {
+            let got = lens(subject, &options, cells)?;
+            let tokens = got.tokens();
+            assert_eq!(tokens.len(), 2 * 2 * (subject.blocks() + 1) * 12);
+            let sample = &subject.samples[0];
+            let answer = sample.trained.iter().position(|&trained| trained).unwrap();
+            let own: Vec<&LensToken> = tokens.iter().filter(|line| line.sample == sample.id).collect();
+            let last = own[own.len() - 12..].iter();
+            let rows = answer - 5..answer + 7; // 4 before the last token of the prompt
+            assert!(last.clone().map(|line| line.position).eq(rows.clone()));
+            for (row, line) in rows.zip(last) {
+                let text = |id: u32| written(id, subject.tokenizer).unwrap();
+                assert_eq!((&line.model, line.layer), (&subject.models[1].name, subject.blocks()));
+                assert_eq!(
+                    (&line.token, &line.gold),
+                    (&text(sample.ids[row]), &text(sample.ids[row + 1]))
+                );
+                // the most likely token is at least as likely as the true one, and the same if it is that
+                assert!(
+                    line.probability >= line.gold_probability && line.probability <= 1.0,
+                    "{line:?}"
+                );
+                if line.top == line.gold {
+                    assert_eq!(line.probability, line.gold_probability);
+                }
+            }
+            let dir = tempfile::tempdir().unwrap();
+            got.write_tokens(dir.path())?;
+            let csv = std::fs::read_to_string(dir.path().join("lens_tokens.csv")).unwrap();
+            let header = csv.lines().next().unwrap();
+            assert_eq!(
+                header,
+                "sample,model,layer,position,token,gold,top,probability,gold_probability"
+            );
+            assert!(dir.path().join("lens_tokens.parquet").is_file());
+            Ok(())
+        };
+        fixture.with(&[], test).unwrap();
+    }
+
+    #[test]
+    fn a_window_stays_within_its_sample() {
+        let sample = |length: usize, answer: usize| TrainingSample {
+            id: "x".into(),
+            ids: vec![0; length],
+            trained: (0..length).map(|t| t >= answer).collect(),
+        };
+        assert_eq!(window(&sample(100, 50), 12), 45..57);
+        assert_eq!(window(&sample(100, 1), 12), 0..12);
+        assert_eq!(window(&sample(6, 4), 12), 0..5);
+    }
+
+    #[test]
+    fn tokens_that_are_no_text_alone_have_a_name() {
+        let fixture = Fixture::new();
+        let test = |subject: &Subject<'_, Cpu>, _: &Cells| {
+            for id in 0..subject.models[0].architecture.vocab as u32 + 3 {
+                let name = written(id, subject.tokenizer)?;
+                assert!(!name.is_empty() && !name.contains('\u{fffd}'), "{id}: {name}");
+            }
+            Ok(())
+        };
+        fixture.with(&[], test).unwrap();
+    }
+}
