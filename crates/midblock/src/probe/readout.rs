@@ -45,3 +45,23 @@ impl Readout {
         sequences
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_are_counted_through_all_batches() {
+        let batches = [Batch::new(&[vec![5, 6, 7], vec![8]]), Batch::new(&[vec![1, 2, 3, 4]])];
+        let readout = Readout::new(&batches, &|sequence, t| {
+            [(0, 2), (1, 0), (2, 1), (2, 3)].contains(&(sequence, t))
+        });
+        let labels = |rows: &[usize], targets: &[u32]| Labels {
+            rows: rows.to_vec(),
+            targets: targets.to_vec(),
+        };
+        // a sequence's first token is predicted by nothing
+        assert_eq!(readout.labels, [labels(&[1], &[7]), labels(&[0, 2], &[2, 4])]);
+        assert_eq!(readout.counts, [vec![1, 0], vec![2]]);
+    }
+}

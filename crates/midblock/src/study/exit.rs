@@ -11,7 +11,7 @@ use super::{
     paired_difference,
     readings::{Reading, readings},
 };
-use crate::{Result, eval::Part};
+use crate::{Error, Result, eval::Part};
 use midblock_kernels::Backend;
 use serde::{Deserialize, Serialize};
 
@@ -80,9 +80,17 @@ pub struct ExitLayer {
 /// Reads every layer of base and variants.
 ///
 /// # Errors
-/// Those of reading weights; [`Error::StateNotFinite`](crate::Error::StateNotFinite);
-/// [`Error::Interrupted`](crate::Error::Interrupted).
+/// [`Error::Argument`] for options that read nothing or a share that is none; those of reading weights;
+/// [`Error::StateNotFinite`]; [`Error::Interrupted`].
 pub fn exit<B: Backend>(subject: &Subject<'_, B>, options: &ExitOptions, cells: &Cells) -> Result<Exit> {
+    if !(options.share > 0.0 && options.share <= 1.0) {
+        return Err(Error::Argument {
+            what: "`study.exit.share`".into(),
+            value: options.share.to_string(),
+            problem: "not above 0 and up to 1".into(),
+            help: "0.9 is the default".into(),
+        });
+    }
     let readings = readings(subject, options.samples, options.tokens, cells)?;
     let seed = subject.file.config.study.seed;
     let samples = readings.tokens.len();
@@ -216,6 +224,16 @@ mod tests {
         assert_eq!(first_at(&[0, 1, 9, 9, 9, 10], 1.0), 5);
         assert_eq!(first_at(&[3, 3, 3], 0.9), 0);
         assert_eq!(first_at(&[2, 1, 0], 0.9), 2);
+    }
+
+    #[test]
+    fn a_share_that_is_none_is_refused() {
+        let options = ExitOptions {
+            share: 90.0,
+            ..ExitOptions::default()
+        };
+        let error = Fixture::new().with(&[], |subject, cells| exit(subject, &options, cells));
+        assert!(error.unwrap_err().to_string().contains("`study.exit.share` `90`"));
     }
 
     #[test]
