@@ -1,5 +1,6 @@
 //! A number of many samples with its 95 % interval: the middle 95 % over bootstrap resamples of the samples.
 
+use super::battery::StudyRecord;
 use crate::eval::{self, Difference, Part};
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,20 @@ impl Estimate {
         let value = statistic(&all);
         let (lo, hi) = eval::bootstrap(n, seed, statistic);
         Self { value, lo, hi }
+    }
+
+    /// As a line of a table: `metric` of a model, against a reference if that is not empty.
+    pub(super) fn record(self, model: &str, reference: &str, layer: Option<usize>, metric: &str) -> StudyRecord {
+        StudyRecord {
+            model: model.to_owned(),
+            reference: reference.to_owned(),
+            setting: String::new(),
+            layer,
+            metric: metric.to_owned(),
+            value: Some(self.value),
+            lo: Some(self.lo),
+            hi: Some(self.hi),
+        }
     }
 
     /// Whether the interval leaves out 0.

@@ -155,16 +155,7 @@ impl Exit {
         let base = &self.models[0].name;
         for model in &self.models {
             let mut push = |reference: &str, layer: Option<usize>, metric: &str, estimate: Option<Estimate>| {
-                records.extend(estimate.map(|Estimate { value, lo, hi }| StudyRecord {
-                    model: model.name.clone(),
-                    reference: reference.to_owned(),
-                    setting: String::new(),
-                    layer,
-                    metric: metric.to_owned(),
-                    value: Some(value),
-                    lo: Some(lo),
-                    hi: Some(hi),
-                }));
+                records.extend(estimate.map(|estimate| estimate.record(&model.name, reference, layer, metric)));
             };
             for (l, layer) in model.layers.iter().enumerate() {
                 push("", Some(l), "loss", Some(layer.loss));

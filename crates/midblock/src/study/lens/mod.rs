@@ -138,17 +138,8 @@ impl Lens {
         let mut records = Vec::new();
         for model in &self.models {
             for (l, layer) in model.layers.iter().enumerate() {
-                let mut push = |reference: &str, metric: &str, Estimate { value, lo, hi }: Estimate| {
-                    records.push(StudyRecord {
-                        model: model.name.clone(),
-                        reference: reference.to_owned(),
-                        setting: String::new(),
-                        layer: Some(l),
-                        metric: metric.to_owned(),
-                        value: Some(value),
-                        lo: Some(lo),
-                        hi: Some(hi),
-                    });
+                let mut push = |reference: &str, metric: &str, estimate: Estimate| {
+                    records.push(estimate.record(&model.name, reference, Some(l), metric));
                 };
                 push("", "gold_probability", layer.gold_probability);
                 if let Some(against) = &layer.against_base {
