@@ -1,10 +1,12 @@
 //! A whole experiment, composed of the other rooms.
 
 mod analyze;
+pub mod battery;
 mod clock;
 pub(crate) mod describe;
 mod layers;
 mod merge;
+mod samples;
 pub mod sweep;
 mod weights;
 
