@@ -3,10 +3,13 @@
 mod analyze;
 pub mod battery;
 mod clock;
+pub mod correlate;
 pub(crate) mod describe;
 mod layers;
 mod merge;
 mod samples;
+pub mod seeds;
+pub mod steer;
 pub mod sweep;
 mod weights;
 
