@@ -107,7 +107,9 @@ impl Curve {
         let (mut stabilities, mut held) = (Vec::new(), (0, 0));
         for (i, a) in draws.iter().enumerate() {
             for b in &draws[i + 1..] {
-                let both = layers.iter().filter_map(|l| Some((value(a, l.layer)?, value(b, l.layer)?)));
+                let both = layers
+                    .iter()
+                    .filter_map(|l| Some((value(a, l.layer)?, value(b, l.layer)?)));
                 stabilities.extend(spearman(&both.collect::<Vec<_>>()));
             }
             for b in draws.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, b)| b) {
@@ -225,7 +227,10 @@ mod tests {
     }
 
     fn draw(metric: &str, values: &[f64]) -> Vec<Record> {
-        (0..).zip(values).map(|(layer, value)| record(metric, layer, *value)).collect()
+        (0..)
+            .zip(values)
+            .map(|(layer, value)| record(metric, layer, *value))
+            .collect()
     }
 
     /// Layer 0: 1, 2, 3.5; layer 1: 5, 4, 6; layer 2: 7, 7, 5.5; layer 3 is not defined once.
@@ -238,7 +243,10 @@ mod tests {
         ];
         let found = curves(&draws.each_ref().map(Vec::as_slice));
         let [curve] = found.as_slice() else { panic!("{found:?}") };
-        assert_eq!((curve.model.as_str(), curve.metric.as_str(), curve.layers.len()), ("sft", "cka", 3));
+        assert_eq!(
+            (curve.model.as_str(), curve.metric.as_str(), curve.layers.len()),
+            ("sft", "cka", 3)
+        );
         let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} {b}");
         close(curve.layers[0].mean, 6.5 / 3.0);
         close(curve.layers[0].sd, (19.0f64 / 12.0).sqrt()); // squares 1.3611, 0.0278, 1.7778
@@ -247,7 +255,11 @@ mod tests {
         close(curve.rank_stability.unwrap(), 2.0 / 3.0);
         // ±1: layer 0 holds (1, 2) both ways; layer 1 all but (4, 6) both ways; layer 2 (7, 7) both ways; layer 3 (9, 9)
         assert_eq!(curve.held, (2 + 4 + 2 + 2, 3 * 6 + 2));
-        let seeds = Seeds { seeds: vec![1, 2, 3], exhausted: Vec::new(), curves: found };
+        let seeds = Seeds {
+            seeds: vec![1, 2, 3],
+            exhausted: Vec::new(),
+            curves: found,
+        };
         let records = seeds.records();
         assert_eq!(records.len(), 3 * 3 + 1);
         assert_eq!((records[1].metric.as_str(), records[1].layer), ("cka_sd", Some(0)));
@@ -259,7 +271,14 @@ mod tests {
         let flat = draw("cka", &[2.0, 2.0, 2.0]);
         let found = curves(&[&flat, &flat]);
         assert_eq!((found[0].rank_stability, found[0].held), (None, (6, 6)));
-        assert_eq!(found[0].layers[2], Spread { layer: 2, mean: 2.0, sd: 0.0 });
+        assert_eq!(
+            found[0].layers[2],
+            Spread {
+                layer: 2,
+                mean: 2.0,
+                sd: 0.0
+            }
+        );
     }
 
     #[test]
@@ -275,7 +294,11 @@ mod tests {
         let (found, runs) = found.unwrap();
         assert_eq!((found.seeds.as_slice(), found.exhausted.len()), (&[42, 43][..], 0));
         assert!(found.curves.iter().all(|curve| !curve.metric.starts_with("weight")));
-        let curve = found.curves.iter().find(|c| c.metric == "curvature" && c.model == "sft").unwrap();
+        let curve = found
+            .curves
+            .iter()
+            .find(|c| c.metric == "curvature" && c.model == "sft")
+            .unwrap();
         let at = |run: &Run, layer| {
             let same = |r: &&Record| r.model == "sft" && r.metric == "curvature" && r.layer == layer;
             run.records.iter().find(same).unwrap().value.unwrap()
@@ -285,7 +308,9 @@ mod tests {
             assert!((spread.mean - (a + b) / 2.0).abs() < 1e-12);
             assert!((spread.sd - (a - b).abs() / 2f64.sqrt()).abs() < 1e-12 && spread.sd > 0.0);
         }
-        let few = fixture.with(&sets, |subject, cells| seeds(subject, &SeedsOptions { count: 1 }, cells));
+        let few = fixture.with(&sets, |subject, cells| {
+            seeds(subject, &SeedsOptions { count: 1 }, cells)
+        });
         assert!(few.unwrap_err().to_string().contains("at least 2"));
     }
 }

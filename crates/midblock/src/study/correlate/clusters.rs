@@ -70,14 +70,16 @@ mod tests {
     fn by_definition(points: &[f64], within: f64) -> Vec<Vec<usize>> {
         let mut clusters: Vec<Vec<usize>> = (0..points.len()).map(|i| vec![i]).collect();
         let mean = |a: &[usize], b: &[usize]| {
-            let sum: f64 = a.iter().flat_map(|i| b.iter().map(|j| (points[*i] - points[*j]).abs())).sum();
+            let sum: f64 = a
+                .iter()
+                .flat_map(|i| b.iter().map(|j| (points[*i] - points[*j]).abs()))
+                .sum();
             sum / (a.len() * b.len()) as f64
         };
         loop {
             let pairs = (0..clusters.len()).flat_map(|i| (i + 1..clusters.len()).map(move |j| (i, j)));
-            let nearest = pairs.min_by(|a, b| {
-                mean(&clusters[a.0], &clusters[a.1]).total_cmp(&mean(&clusters[b.0], &clusters[b.1]))
-            });
+            let nearest = pairs
+                .min_by(|a, b| mean(&clusters[a.0], &clusters[a.1]).total_cmp(&mean(&clusters[b.0], &clusters[b.1])));
             match nearest {
                 Some((i, j)) if mean(&clusters[i], &clusters[j]) <= within => {
                     let other = clusters.remove(j);

@@ -63,11 +63,7 @@ pub struct Correlate {
 ///
 /// # Errors
 /// Those of [`analysis`].
-pub fn correlate<B: Backend>(
-    subject: &Subject<'_, B>,
-    options: &CorrelateOptions,
-    cells: &Cells,
-) -> Result<Correlate> {
+pub fn correlate<B: Backend>(subject: &Subject<'_, B>, options: &CorrelateOptions, cells: &Cells) -> Result<Correlate> {
     let run = analysis(subject, cells, subject.file.config.study.seed)?;
     Ok(of_records(&run.records, options))
 }
@@ -103,7 +99,13 @@ fn of_records(records: &[Record], options: &CorrelateOptions) -> Correlate {
     let Clusters { order, groups } = Clusters::new(metrics.len(), distance, 1.0 - options.group_at);
     let name = |i: &usize| metrics[*i].to_owned();
     let matrix = |measure: &dyn Fn(&str, &str) -> Option<f64>| -> Vec<Vec<Option<f64>>> {
-        let of = |i: usize, j: usize| if i == j { Some(1.0) } else { measure(metrics[i], metrics[j]) };
+        let of = |i: usize, j: usize| {
+            if i == j {
+                Some(1.0)
+            } else {
+                measure(metrics[i], metrics[j])
+            }
+        };
         let row = |i: &usize| order.iter().map(|j| of(*i, *j)).collect();
         order.iter().map(row).collect()
     };
@@ -204,7 +206,12 @@ mod tests {
         together.sort_unstable();
         assert_eq!(together, ["cka", "dime", "weight_change"]);
         let at = |name: &str| found.metrics.iter().position(|metric| metric == name).unwrap();
-        let of = |a, b| (found.pearson[at(a)][at(b)].unwrap(), found.spearman[at(a)][at(b)].unwrap());
+        let of = |a, b| {
+            (
+                found.pearson[at(a)][at(b)].unwrap(),
+                found.spearman[at(a)][at(b)].unwrap(),
+            )
+        };
         assert!((of("cka", "dime").1 + 1.0).abs() < 1e-12 && of("cka", "dime").0 > -1.0);
         // by hand: weight changes 2, 2, 4, 4, 6, 6, 8, 8 against gini 1, 1, 2.5, 2.5, 0.5, 0.5, 2, 2
         assert!((of("weight_change", "gini").0 - 0.02f64.sqrt()).abs() < 1e-12);
@@ -214,10 +221,16 @@ mod tests {
     #[test]
     fn a_real_study_has_a_matrix_of_its_metrics() {
         let fixture = Fixture::new();
-        let found = fixture.with(&[], |subject, cells| correlate(subject, &CorrelateOptions::default(), cells));
+        let found = fixture.with(&[], |subject, cells| {
+            correlate(subject, &CorrelateOptions::default(), cells)
+        });
         let found = found.unwrap();
         let k = found.metrics.len();
-        assert!(k > 20 && found.metrics.contains(&"weight_change".to_owned()), "{:?}", found.metrics);
+        assert!(
+            k > 20 && found.metrics.contains(&"weight_change".to_owned()),
+            "{:?}",
+            found.metrics
+        );
         for (i, row) in found.pearson.iter().enumerate() {
             assert_eq!((row.len(), row[i]), (k, Some(1.0)));
             (0..k).for_each(|j| assert_eq!(row[j], found.pearson[j][i]));

@@ -63,7 +63,10 @@ impl<'a, B: Backend> Forced<'a, B> {
         let batches: Vec<(Batch, Labels)> = plan
             .into_iter()
             .map(|range| {
-                let ids: Vec<&[u32]> = samples[range.clone()].iter().map(|sample| sample.ids.as_slice()).collect();
+                let ids: Vec<&[u32]> = samples[range.clone()]
+                    .iter()
+                    .map(|sample| sample.ids.as_slice())
+                    .collect();
                 let batch = Batch::new(&ids);
                 let mut labels = Labels::default();
                 for (sample, start) in range.zip(batch.offsets()) {
@@ -97,7 +100,12 @@ impl<'a, B: Backend> Forced<'a, B> {
             decoder,
         };
         for &start in starts {
-            let below = *forced.before.range(..=start).next_back().expect("invariant: 0 is there").0;
+            let below = *forced
+                .before
+                .range(..=start)
+                .next_back()
+                .expect("invariant: 0 is there")
+                .0;
             let states = forced.through(below..start, progress)?;
             forced.before.insert(start, states);
         }

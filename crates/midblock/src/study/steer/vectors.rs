@@ -98,13 +98,25 @@ pub(super) fn directions<B: Backend>(
         let tracks = lockstep.tracks();
         let states: Vec<[Vec<f64>; 2]> = tracks
             .iter()
-            .map(|track| collectors.each_ref().map(|c| c.collect(backend, &track.states).remove(0).pooled))
+            .map(|track| {
+                collectors
+                    .each_ref()
+                    .map(|c| c.collect(backend, &track.states).remove(0).pooled)
+            })
             .collect();
-        let of = |member: usize| &states[tracks.iter().position(|track| track.members.contains(&member)).unwrap_or(0)];
+        let of = |member: usize| {
+            &states[tracks
+                .iter()
+                .position(|track| track.members.contains(&member))
+                .unwrap_or(0)]
+        };
         for (variant, own) in (1..).zip(&mut directions) {
             let ([x_mean, x_last], [y_mean, y_last]) = (of(0), of(variant));
             let (component, explained) = component(&difference(y_last, x_last), width);
-            own.mean_shift.push(rounded(&linalg::mean_row(linalg::rows(&difference(y_mean, x_mean), width))));
+            own.mean_shift.push(rounded(&linalg::mean_row(linalg::rows(
+                &difference(y_mean, x_mean),
+                width,
+            ))));
             own.component.push(rounded(&component));
             own.explained.push(explained);
         }
