@@ -164,7 +164,7 @@ impl<'s, B: Backend> Bench<'s, B> {
 }
 
 /// What comes before the first trained token; where everything is trained, the first half.
-fn prompt(sample: &TrainingSample) -> &[u32] {
+pub(super) fn prompt(sample: &TrainingSample) -> &[u32] {
     let first = sample.trained.iter().position(|trained| *trained).unwrap_or(1);
     let end = if first > 1 { first } else { sample.ids.len().div_ceil(2) };
     &sample.ids[..end]
