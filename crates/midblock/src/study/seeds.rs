@@ -90,7 +90,21 @@ impl Spread {
 impl Curve {
     /// Largest coefficient of variation of a layer.
     pub fn largest_variation(&self) -> Option<f64> {
-        self.layers.iter().filter_map(Spread::variation).max_by(f64::total_cmp)
+        self.variations().pop()
+    }
+
+    /// Median coefficient of variation over the layers.
+    pub fn median_variation(&self) -> Option<f64> {
+        let sorted = self.variations();
+        let [below, above] = [sorted.len().saturating_sub(1) / 2, sorted.len() / 2];
+        Some((sorted.get(below)? + sorted.get(above)?) / 2.0)
+    }
+
+    /// Coefficients of variation, ascending.
+    fn variations(&self) -> Vec<f64> {
+        let mut variations: Vec<f64> = self.layers.iter().filter_map(Spread::variation).collect();
+        variations.sort_by(f64::total_cmp);
+        variations
     }
 
     /// `draws[seed]` holds the records of this curve.

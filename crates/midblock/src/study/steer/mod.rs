@@ -149,6 +149,7 @@ pub fn steer<B: Backend>(subject: &Subject<'_, B>, options: &SteerOptions, cells
             itself: Forecast::of(&written[1].1, &base),
             shift: directions.mean_shift.iter().map(|vector| length(vector)).collect(),
             explained: directions.explained.clone(),
+            changed: Likeness::of(&written[1].1, &base, &base).changed,
             plain: Likeness::of(&base, &base, &written[1].1),
             settings,
             examples: bench.examples(&written)?,

@@ -35,6 +35,8 @@ pub struct Steered {
     pub shift: Vec<f64>,
     /// Share of the variance of the last token's differences along the component, after each block.
     pub explained: Vec<Option<f64>>,
+    /// Share of its completions that differ from the base's.
+    pub changed: f64,
     /// How alike the base's completions are to the variant's, without steering.
     pub plain: Likeness,
     /// Every setting.
