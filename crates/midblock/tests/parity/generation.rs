@@ -148,7 +148,7 @@ fn steered_by_hand(decoder: &Decoder<Reference>, ids: &[u32], added: &[Option<Ar
         let all: Vec<f64> = vector.map(|v| f64::from(*v)).collect();
         hidden.iter_mut().zip(all.iter().cycle()).for_each(|(x, v)| *x += v);
     }
-    logits_of(&backend, decoder, &hidden).pop().unwrap()
+    logits_of(&backend, decoder, &hidden).pop().expect("there are rows")
 }
 
 #[test]
