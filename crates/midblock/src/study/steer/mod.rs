@@ -50,13 +50,13 @@ pub struct SteerOptions {
     /// Of the mean shift, only this many entries of largest size; all by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub top: Option<usize>,
-    /// Samples whose answers are measured; 16 by default. At most half of the study's samples.
+    /// Samples whose answers are measured; 12 by default. At most half of the study's samples.
     pub samples: usize,
-    /// Samples after those, which the vectors are found on; 32 by default.
+    /// Samples after those, which the vectors are found on; 24 by default.
     pub vector_samples: usize,
-    /// Prompts that are answered; 8 by default.
+    /// Prompts that are answered; 6 by default.
     pub prompts: usize,
-    /// Most tokens of an answer; 32 by default.
+    /// Most tokens of an answer; 24 by default.
     pub new_tokens: usize,
 }
 
@@ -67,10 +67,10 @@ impl Default for SteerOptions {
             segments: (1..=SEGMENTS).collect(),
             strengths: vec![0.25, 1.0],
             top: None,
-            samples: 16,
-            vector_samples: 32,
-            prompts: 8,
-            new_tokens: 32,
+            samples: 12,
+            vector_samples: 24,
+            prompts: 6,
+            new_tokens: 24,
         }
     }
 }
