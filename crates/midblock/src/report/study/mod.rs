@@ -4,8 +4,10 @@ pub mod correlate;
 mod curve;
 pub mod exit;
 pub mod lens;
+mod page;
 mod panel;
 pub mod seeds;
 pub mod steer;
 
+pub use page::{render, write};
 pub use panel::{Bars, Choice, Heat, HeatCell, Lines, Panel, Point, Scale, Section, Series, Table};
