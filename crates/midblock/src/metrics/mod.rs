@@ -15,7 +15,7 @@ mod estimate;
 mod infonce;
 mod intrinsic_dimension;
 mod lidar;
-mod linalg;
+pub(crate) mod linalg;
 mod magnitude;
 mod registry;
 mod resampling;

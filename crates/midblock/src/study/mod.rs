@@ -2,13 +2,17 @@
 
 mod analyze;
 mod clock;
+mod correlation;
 pub(crate) mod describe;
+pub mod gradients;
 mod layers;
+pub mod locate;
 mod merge;
 pub mod sweep;
 mod weights;
 
 pub use crate::eval::{Difference, paired_difference};
 pub use analyze::{AnalyzeConfig, BASE, Variant, analyze};
+pub use correlation::Correlation;
 pub use layers::Layers;
 pub use merge::{LogitDifference, logit_difference, merge};
