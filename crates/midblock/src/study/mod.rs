@@ -1,6 +1,7 @@
 //! A whole experiment, composed of the other rooms.
 
 mod analyze;
+pub mod battery;
 mod clock;
 mod correlation;
 pub(crate) mod describe;
@@ -8,6 +9,7 @@ pub mod gradients;
 mod layers;
 pub mod locate;
 mod merge;
+mod samples;
 pub mod sweep;
 mod weights;
 

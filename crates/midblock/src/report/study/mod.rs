@@ -1,0 +1,5 @@
+//! The page of a study: a section for each kind, each made of the same few panels.
+
+mod panel;
+
+pub use panel::{Bars, Choice, Heat, HeatCell, Lines, Panel, Point, Scale, Section, Series, Table};
