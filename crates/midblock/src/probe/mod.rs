@@ -9,7 +9,9 @@
 mod collect;
 mod lockstep;
 mod loss;
+mod readout;
 
 pub use collect::{Collector, Pooling, Section};
 pub use lockstep::{Lockstep, Participant, Track};
 pub use loss::{TokenLoss, next_token_loss, trained_token_losses};
+pub use readout::Readout;
