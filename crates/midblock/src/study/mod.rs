@@ -3,6 +3,7 @@
 mod analyze;
 pub mod battery;
 mod clock;
+pub mod correlate;
 mod correlation;
 pub(crate) mod describe;
 mod estimate;
@@ -14,6 +15,8 @@ pub mod locate;
 mod merge;
 mod readings;
 mod samples;
+pub mod seeds;
+pub mod steer;
 pub mod sweep;
 mod weights;
 

@@ -3,6 +3,9 @@
 mod curve;
 pub mod exit;
 pub mod lens;
+pub mod correlate;
 mod panel;
+pub mod seeds;
+pub mod steer;
 
 pub use panel::{Bars, Choice, Heat, HeatCell, Lines, Panel, Point, Scale, Section, Series, Table};
