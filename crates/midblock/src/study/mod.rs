@@ -18,11 +18,11 @@ mod samples;
 pub mod seeds;
 pub mod steer;
 pub mod sweep;
+pub mod training;
 mod weights;
 
 pub use crate::eval::{Difference, paired_difference};
 pub use analyze::{AnalyzeConfig, BASE, Variant, analyze};
-pub use correlation::Correlation;
 pub use estimate::Estimate;
 pub use layers::Layers;
 pub use merge::{LogitDifference, logit_difference, merge};

@@ -57,8 +57,7 @@ pub(super) fn result_of(base: &str, dir: &Path, run: &TrainingRun, kind: AdaptKi
 /// # Errors
 /// Those of [`Experiment::prepare`]; [`Error::Argument`] if nothing is left to train on.
 pub(super) fn unseen<B: Backend>(subject: &Subject<'_, B>, config: Config) -> Result<Experiment> {
-    let mut experiment =
-        Experiment::prepare(subject.backend, config, subject.hub, subject.on_transfer, subject.now)?;
+    let mut experiment = Experiment::prepare(subject.backend, config, subject.hub, subject.on_transfer, subject.now)?;
     let measured: HashSet<&[u32]> = subject.samples.iter().map(|sample| sample.ids.as_slice()).collect();
     experiment
         .train
@@ -66,7 +65,12 @@ pub(super) fn unseen<B: Backend>(subject: &Subject<'_, B>, config: Config) -> Re
     if experiment.train.is_empty() {
         return Err(Error::Argument {
             what: "data.train".into(),
-            value: experiment.counts.iter().map(|count| count.name.as_str()).collect::<Vec<_>>().join(", "),
+            value: experiment
+                .counts
+                .iter()
+                .map(|count| count.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", "),
             problem: "each of its samples is one that is measured".into(),
             help: "name other data to train on, or other data to measure on: `eval` in [data]".into(),
         });
@@ -181,8 +185,11 @@ struct Steps<'a> {
 
 impl Observer for Steps<'_> {
     fn begin(&mut self, outlook: &Outlook) -> Result<()> {
-        self.progress
-            .begin(&format!("training {}", self.name), outlook.steps - outlook.done, Unit::Items);
+        self.progress.begin(
+            &format!("training {}", self.name),
+            outlook.steps - outlook.done,
+            Unit::Items,
+        );
         Ok(())
     }
 

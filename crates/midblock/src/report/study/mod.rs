@@ -1,9 +1,9 @@
 //! The page of a study: a section for each kind, each made of the same few panels.
 
+pub mod correlate;
 mod curve;
 pub mod exit;
 pub mod lens;
-pub mod correlate;
 mod panel;
 pub mod seeds;
 pub mod steer;

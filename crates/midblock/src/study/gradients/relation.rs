@@ -5,7 +5,11 @@
 //! Weight metrics are of the block itself.
 
 use super::Flow;
-use crate::{run::Record, study::Correlation};
+use crate::{
+    metrics::{pearson, spearman},
+    run::Record,
+    study::{Estimate, correlation::correlation},
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -68,9 +72,9 @@ pub struct Relation {
     /// Blocks.
     pub blocks: usize,
     /// Pearson's r.
-    pub pearson: Correlation,
-    /// Spearman's ρ.
-    pub spearman: Correlation,
+    pub pearson: Estimate,
+    /// Spearman's ρ; not defined where ranks are all equal.
+    pub spearman: Option<Estimate>,
 }
 
 /// Every quantity with every metric of every model; what is not defined anywhere is left out.
@@ -92,8 +96,7 @@ pub fn relations(flow: &Flow, records: &[Record]) -> Vec<Relation> {
                 Some((of_block.get(layer - 1).copied()??, mean))
             };
             let pairs: Vec<(f64, f64)> = layers.iter().filter_map(pair).collect();
-            let pearson = Correlation::pearson(&pairs);
-            if pearson.value.is_some() {
+            if let Some(pearson) = correlation(&pairs, pearson) {
                 relations.push(Relation {
                     quantity,
                     metric: (*metric).to_owned(),
@@ -101,7 +104,7 @@ pub fn relations(flow: &Flow, records: &[Record]) -> Vec<Relation> {
                     reference: (*reference).to_owned(),
                     blocks: pairs.len(),
                     pearson,
-                    spearman: Correlation::spearman(&pairs),
+                    spearman: correlation(&pairs, spearman),
                 });
             }
         }
@@ -158,9 +161,9 @@ mod tests {
             .collect();
         let expected = [Quantity::GradientNorm, Quantity::Change, Quantity::RelativeChange];
         assert_eq!(named, expected.map(|quantity| (quantity, "same", 4)));
-        let close = |got: Option<f64>, expected: f64| (got.unwrap() - expected).abs() < 1e-12;
-        assert!(close(found[0].pearson.value, 1.0) && close(found[0].spearman.value, 1.0));
-        assert!(close(found[1].pearson.value, -1.0) && close(found[2].spearman.value, -1.0));
+        let close = |got: Estimate, expected: f64| (got.value - expected).abs() < 1e-12;
+        assert!(close(found[0].pearson, 1.0) && close(found[0].spearman.unwrap(), 1.0));
+        assert!(close(found[1].pearson, -1.0) && close(found[2].spearman.unwrap(), -1.0));
         assert_eq!(
             Quantity::UpdateRatio.of(&flow),
             [Some(0.5), Some(0.5), None, Some(0.5), Some(0.5)]

@@ -12,7 +12,7 @@
 //! Ranks and not values: the probes have no common unit, and one extreme block must not decide. Weights are equal unless
 //! someone says otherwise, because nothing known before training tells which probe to believe.
 
-use crate::study::correlation::ranks;
+use crate::metrics::ranks;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -42,7 +42,7 @@ pub fn scores(probes: &[(f64, &[f64])]) -> Vec<f64> {
 /// Ranks from 0 to 1; ½ for a single number.
 pub fn unit_ranks(numbers: &[f64]) -> Vec<f64> {
     let most = numbers.len() as f64 - 1.0;
-    let unit = |rank: f64| if most > 0.0 { rank / most } else { 0.5 };
+    let unit = |rank: f64| if most > 0.0 { (rank - 1.0) / most } else { 0.5 };
     ranks(numbers).into_iter().map(unit).collect()
 }
 
