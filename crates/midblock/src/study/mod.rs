@@ -16,6 +16,7 @@ mod merge;
 mod readings;
 mod samples;
 pub mod seeds;
+pub mod selective;
 pub mod steer;
 pub mod sweep;
 pub mod training;

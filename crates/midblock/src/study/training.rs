@@ -1,8 +1,9 @@
 //! Training runs as cells of something larger: each is finished once, and gone on with after an interruption.
 
 use super::{
-    battery::{Cells, Subject},
-    sweep::Scores,
+    Estimate,
+    battery::{Cells, StudyRecord, Subject},
+    sweep::{Measure, Scores, Unit as Counted, check_config, interval},
 };
 use crate::{
     Error, Result,
@@ -16,10 +17,15 @@ use crate::{
 };
 use midblock_kernels::Backend;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::{collections::HashSet, path::Path};
 
 /// Name of the folder of a cell's tasks.
 const EVAL: &str = "eval";
+
+/// Names of the measures of a token.
+const LOSS: &str = "loss";
+const ACCURACY: &str = "top1_accuracy";
 
 /// The finished run in `dir`; trained first, or trained to its end, if it is not finished.
 ///
@@ -97,19 +103,16 @@ pub struct Trained {
     pub planned_bytes: u64,
     /// Training sequences that were left out because they are measured.
     pub left_out: usize,
-    /// Loss on each measured sample, in their order.
-    pub losses: Vec<TokenLoss>,
-    /// The tasks of `[eval]`, item by item.
-    pub tasks: Vec<Scores>,
+    /// Loss and accuracy on the measured samples, then the tasks of `[eval]`, item by item.
+    pub scores: Vec<Scores>,
 }
 
-/// What decides on a training cell, to be kept with its result.
-pub(super) fn identity(config: &Config, measured: usize) -> serde_json::Value {
-    let config = Config {
+/// What of a configuration decides on a result: all but where that goes.
+pub(super) fn lasting(config: &Config) -> Config {
+    Config {
         output: Output::default(),
         ..config.clone()
-    };
-    serde_json::json!({"experiment": config, "measured": measured})
+    }
 }
 
 /// Trains and judges in the cell `name`, as far as that is not done.
@@ -120,42 +123,152 @@ pub(super) fn trained<B: Backend>(
     subject: &Subject<'_, B>,
     cells: &Cells,
     name: &str,
-    mut config: Config,
+    config: Config,
     measured: &[TrainingSample],
 ) -> Result<Trained> {
-    cells.cell(name, &identity(&config, measured.len()), || {
-        let dir = cells.folder(name);
-        config.output.dir = Some(dir.clone());
-        let kind = config.adapt.kind;
-        let mut steps = Steps {
-            name,
-            progress: subject.progress,
-        };
-        let run = finished_run(
-            subject.backend,
-            &dir,
-            || unseen(subject, config),
-            &mut steps,
-            subject.progress,
-        )?;
-        subject.stop_if_asked()?;
-        let spec = result_of(&subject.file.config.model.base, &dir, &run, kind);
+    let options =
+        json!({"experiment": Config { output: Output::default(), ..config.clone() }, "measured": measured.len()});
+    cells.cell(name, &options, || {
+        let (run, spec) = run_in(subject, cells, name, config)?;
         let checkpoint = Checkpoint::open(&spec, subject.hub, subject.on_transfer)?;
-        let losses = trained_token_losses(subject.backend, &checkpoint, measured, subject.progress)?;
-        let tasks = tasks(subject, &checkpoint, &dir.join(EVAL))?;
-        Ok(describe(&run, losses, tasks))
+        let scores = judge(subject, &checkpoint, measured, &cells.folder(name).join(EVAL))?;
+        Ok(describe(&run, scores))
     })
 }
 
-/// The tasks of a checkpoint; none if none are asked for.
-pub(super) fn tasks<B: Backend>(subject: &Subject<'_, B>, checkpoint: &Checkpoint, dir: &Path) -> Result<Vec<Scores>> {
-    match subject.examiner {
-        Some(examiner) => examiner.examine(checkpoint, dir, subject.progress),
-        None => Ok(Vec::new()),
+/// Trains in the folder `name`, as far as that is not done. Returns the run and what its result is opened by.
+///
+/// # Errors
+/// Those of training; [`Error::Mismatch`] if another run is there.
+pub(super) fn run_in<B: Backend>(
+    subject: &Subject<'_, B>,
+    cells: &Cells,
+    name: &str,
+    mut config: Config,
+) -> Result<(TrainingRun, String)> {
+    let dir = cells.folder(name);
+    check_config(&dir, &config)?;
+    config.output.dir = Some(dir.clone());
+    let kind = config.adapt.kind;
+    let mut steps = Steps {
+        name,
+        progress: subject.progress,
+    };
+    let prepare = || unseen(subject, config);
+    let run = finished_run(subject.backend, &dir, prepare, &mut steps, subject.progress)?;
+    subject.stop_if_asked()?;
+    let spec = result_of(&subject.file.config.model.base, &dir, &run, kind);
+    Ok((run, spec))
+}
+
+/// The base itself, judged by the same samples and tasks.
+///
+/// # Errors
+/// As [`trained`].
+pub(super) fn untrained<B: Backend>(
+    subject: &Subject<'_, B>,
+    cells: &Cells,
+    measured: &[TrainingSample],
+) -> Result<Vec<Scores>> {
+    let name = format!("untrained-{}", measured.len());
+    cells.cell(&name, &json!({"measured": measured.len()}), || {
+        let checkpoint = subject.models[0].checkpoint;
+        judge(subject, checkpoint, measured, &cells.folder(&name).join(EVAL))
+    })
+}
+
+fn judge<B: Backend>(
+    subject: &Subject<'_, B>,
+    checkpoint: &Checkpoint,
+    measured: &[TrainingSample],
+    dir: &Path,
+) -> Result<Vec<Scores>> {
+    let losses = trained_token_losses(subject.backend, checkpoint, measured, subject.progress)?;
+    let scores = |name: &str, unit, value: fn(&TokenLoss) -> f64| Scores {
+        measure: Measure {
+            name: name.to_owned(),
+            metric: String::new(),
+            unit,
+        },
+        items: (losses.iter().zip(measured).enumerate())
+            .map(|(index, (loss, sample))| (format!("{index}/{}", sample.id), [value(loss), loss.predicted as f64]))
+            .collect(),
+    };
+    let mut all = vec![
+        scores(LOSS, Counted::Nats, |loss| loss.nats),
+        scores(ACCURACY, Counted::Share, |loss| loss.correct as f64),
+    ];
+    if let Some(examiner) = subject.examiner {
+        all.extend(examiner.examine(checkpoint, dir, subject.progress)?);
+    }
+    Ok(all)
+}
+
+/// A measure of one or more runs, each with a seed of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scored {
+    /// What was measured.
+    pub measure: Measure,
+    /// The mean over items and runs.
+    pub value: Estimate,
+}
+
+impl Scored {
+    /// Whether it is the loss on the measured samples.
+    pub fn is_loss(&self) -> bool {
+        self.measure.name == LOSS
+    }
+
+    /// Name in records.
+    pub fn metric(&self) -> String {
+        match self.measure.metric.as_str() {
+            "" => self.measure.name.clone(),
+            metric => format!("{}_{metric}", self.measure.name),
+        }
     }
 }
 
-fn describe(run: &TrainingRun, losses: Vec<TokenLoss>, tasks: Vec<Scores>) -> Trained {
+/// Every measure of some runs, or its difference from other runs with the same seeds, over the items that all of them have.
+pub(super) fn scored(runs: &[&Vec<Scores>], less: Option<&[&Vec<Scores>]>) -> Vec<Scored> {
+    let measures = runs.first().map_or(&[][..], |scores| scores.as_slice());
+    let of = |scores: &Scores| {
+        Some(Scored {
+            measure: scores.measure.clone(),
+            value: interval(runs, &scores.measure, less)?.into(),
+        })
+    };
+    measures.iter().filter_map(of).collect()
+}
+
+/// The loss among some measures.
+///
+/// # Panics
+/// If there is none: every cell has measured samples.
+pub fn loss(measures: &[Scored]) -> Estimate {
+    let loss = measures.iter().find(|scored| scored.is_loss());
+    loss.expect("invariant: every cell is judged by measured samples").value
+}
+
+/// Measures as lines of a table; of a loss that is no difference the perplexity too.
+pub(super) fn records(model: &str, reference: &str, setting: &str, measures: &[Scored]) -> Vec<StudyRecord> {
+    let mut records = Vec::new();
+    let suffix = if reference.is_empty() { "" } else { "_difference" };
+    let mut push = |metric: String, value: Estimate| {
+        records.push(StudyRecord {
+            setting: setting.to_owned(),
+            ..value.record(model, reference, None, &metric)
+        });
+    };
+    for scored in measures {
+        push(format!("{}{suffix}", scored.metric()), scored.value);
+        if scored.is_loss() && reference.is_empty() {
+            push("perplexity".to_owned(), scored.value.map(f64::exp));
+        }
+    }
+    records
+}
+
+fn describe(run: &TrainingRun, scores: Vec<Scores>) -> Trained {
     let training = &run.info.training;
     let position = training.position.clone().unwrap_or_default();
     let blocks = training.blocks.iter().enumerate();
@@ -172,8 +285,7 @@ fn describe(run: &TrainingRun, losses: Vec<TokenLoss>, tasks: Vec<Scores>) -> Tr
         peak_bytes: run.info.run.peak_private_bytes,
         planned_bytes: training.planned_bytes,
         left_out: loaded - training.sequences[0],
-        losses,
-        tasks,
+        scores,
     }
 }
 

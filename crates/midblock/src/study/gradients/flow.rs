@@ -74,6 +74,11 @@ impl BlockFlow {
         self.trained(self.change / self.weight_norm)
     }
 
+    /// ‖∂loss/∂W‖ and ‖W_t − W_(t−1)‖/‖W_0‖ of the 0-based step t.
+    pub fn at(&self, step: usize) -> [Option<f64>; 2] {
+        [self.gradient_norms[step], self.updates[step] / self.weight_norm].map(|value| self.trained(value))
+    }
+
     fn trained(&self, value: f64) -> Option<f64> {
         (self.weight_norm > 0.0 && value.is_finite()).then_some(value)
     }
