@@ -195,3 +195,87 @@ impl Selective {
         out
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        checkpoint::Checkpoint, probe::trained_token_losses, progress::Silent, study::battery::fixture::Fixture,
+    };
+    use std::fs;
+
+    #[test]
+    fn frozen_blocks_stay_and_what_is_judged_was_not_seen() {
+        let fixture = Fixture::new();
+        let options = SelectiveOptions {
+            ratios: vec![0.0, 0.5],
+            steps: Some(2),
+            samples: 5,
+        };
+        let measured = fixture.file(&[]).config.data.eval[0].0.source.to_string();
+        let train = fixture.file(&[]).config.data.train[0].0.source.to_string();
+        let data = format!("data.train=[\"p={train}\", \"q={measured}\"]");
+        let sets = [data.as_str()];
+        let run = || {
+            fixture.with(&sets, |subject, cells| {
+                let adapter = cells.folder("selective-8-of-16").join("adapter");
+                let found = selective(subject, &options, cells)?;
+                let spec = format!("{}+{}", subject.file.config.model.base, adapter.display());
+                let checkpoint = Checkpoint::open(&spec, subject.hub, subject.on_transfer)?;
+                let losses = trained_token_losses(subject.backend, &checkpoint, subject.measured(5), &Silent)?;
+                Ok((found, losses, checkpoint.adapter().unwrap().pairs.clone()))
+            })
+        };
+        let (got, losses, pairs) = run().unwrap();
+        let [all, half] = [&got.frozen[0], &got.frozen[1]];
+        assert_eq!((all.blocks(), half.blocks(), half.run.steps), (0, 8, 2));
+        assert_eq!(half.run.blocks, (8..16).collect::<Vec<_>>());
+        // one rank whatever is frozen, so half of the blocks have half of the numbers
+        assert_eq!(all.run.parameters, 2 * half.run.parameters);
+        assert!(pairs.values().all(|pair| pair.rank == 2));
+        assert!(pairs.keys().all(|name| !name.contains("layers.7.")) && !pairs.is_empty());
+        assert_eq!((all.run.left_out, got.samples), (6, 5));
+        let nats: f64 = losses.iter().map(|loss| loss.nats).sum();
+        let tokens: usize = losses.iter().map(|loss| loss.predicted).sum();
+        let right: usize = losses.iter().map(|loss| loss.correct).sum();
+        let value = |values: &[Scored], name: &str| {
+            values
+                .iter()
+                .find(|scored| scored.metric() == name)
+                .unwrap()
+                .value
+                .value
+        };
+        assert!((value(&half.values, "loss") - nats / tokens as f64).abs() < 1e-12);
+        assert!((value(&half.values, "top1_accuracy") - right as f64 / tokens as f64).abs() < 1e-12);
+        let difference = value(&half.values, "loss") - value(&all.values, "loss");
+        assert!((value(&half.differences, "loss") - difference).abs() < 1e-12 && all.differences.is_empty());
+        assert!(value(&got.untrained, "loss") != value(&all.values, "loss"));
+        // a study that goes on has the same numbers, the seconds too
+        assert_eq!(run().unwrap().0, got);
+        // and what was lost is made of the run that is there
+        fs::remove_file(fixture.out().join("cells/selective-8-of-16.json")).unwrap();
+        assert_eq!(run().unwrap().0, got);
+    }
+
+    #[test]
+    fn ratios_that_say_nothing_are_refused() {
+        for (ratios, problem) in [
+            (vec![], "nothing would be trained"),
+            (vec![0.0, 1.0], "not from 0 to below 1"),
+            (vec![0.3, 0.31], "it freezes 3 of 10 blocks"),
+        ] {
+            let options = SelectiveOptions {
+                ratios,
+                ..SelectiveOptions::default()
+            };
+            let message = check(&options, 10).unwrap_err().to_string();
+            assert!(message.contains(problem), "{message}");
+        }
+        assert_eq!(
+            [0.0, 0.33, 0.5, 0.66].map(|ratio| frozen_blocks(ratio, 30)),
+            [0, 9, 15, 19]
+        );
+        assert_eq!(frozen_blocks(0.29, 100), 29);
+    }
+}

@@ -275,3 +275,6 @@ fn sum_of_squares(x: &[f32], y: Option<&[f32]>) -> f64 {
     let parts: Vec<f64> = (0..x.len().div_ceil(CHUNK)).into_par_iter().map(chunk).collect();
     parts.iter().sum()
 }
+
+#[cfg(test)]
+mod tests;

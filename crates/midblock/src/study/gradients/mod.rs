@@ -147,3 +147,50 @@ impl Gradients {
         records
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::study::battery::fixture::Fixture;
+
+    #[test]
+    fn a_study_joins_steps_with_its_analysis_and_keeps_them() {
+        let fixture = Fixture::new();
+        let options = GradientsOptions {
+            steps: 2,
+            batch: 3,
+            ..GradientsOptions::default()
+        };
+        let run = || fixture.with(&[], |subject, cells| gradients(subject, &options, cells));
+        let got = run().unwrap();
+        assert_eq!((got.flow.losses.len(), got.flow.blocks.len()), (2, 16));
+        assert!(got.flow.blocks.iter().all(|block| block.relative_change() > Some(0.0)));
+        let relation = |metric: &str, model: &str| {
+            let found = got
+                .relations
+                .iter()
+                .find(|r| (r.quantity, r.metric.as_str(), r.model.as_str()) == (Quantity::GradientNorm, metric, model));
+            found.map(|relation| relation.blocks)
+        };
+        assert_eq!(relation("prompt_entropy", "base"), Some(16));
+        assert_eq!(relation("change_intensity", "sft"), Some(16));
+        assert_eq!(relation("weight_change", "sft"), Some(16));
+        assert_eq!(relation("change_intensity", "base"), None);
+        let records = got.records();
+        let of = |setting: &str, layer| {
+            let found = records
+                .iter()
+                .find(|r| (r.setting.as_str(), r.layer, r.metric.as_str()) == (setting, layer, "gradient_norm"));
+            found.unwrap().value.unwrap()
+        };
+        let mean = (of("step 1", Some(5)) + of("step 2", Some(5))) / 2.0;
+        assert!((of("", Some(5)) - mean).abs() < 1e-12);
+        assert_eq!(run().unwrap(), got); // from the cell
+        let other = GradientsOptions {
+            lr: Some(1e-3),
+            ..options.clone()
+        };
+        let refused = fixture.with(&[], |subject, cells| gradients(subject, &other, cells));
+        assert!(refused.unwrap_err().to_string().contains("`train.lr`"));
+    }
+}

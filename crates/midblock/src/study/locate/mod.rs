@@ -396,3 +396,6 @@ impl Locate {
 pub fn named(blocks: &Range<usize>) -> String {
     format!("blocks {} to {}", blocks.start + 1, blocks.end)
 }
+
+#[cfg(test)]
+mod tests;
