@@ -3,9 +3,12 @@
 pub mod correlate;
 mod curve;
 pub mod exit;
+pub mod gradients;
 pub mod lens;
+pub mod locate;
 mod panel;
 pub mod seeds;
+pub mod selective;
 pub mod steer;
 
 pub use panel::{Bars, Choice, Heat, HeatCell, Lines, Panel, Point, Scale, Section, Series, Table};

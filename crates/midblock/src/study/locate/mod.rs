@@ -14,7 +14,7 @@
 mod bands;
 mod probe;
 
-pub use bands::{Band, ranked, scores};
+pub use bands::{Band, ranked, scores, unit_ranks};
 pub use probe::Probe;
 
 use super::{
