@@ -169,7 +169,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn losses(nats: impl Iterator<Item = f64>) -> Vec<TokenLoss> {
-        nats.map(|nats| TokenLoss { predicted: 2, nats }).collect()
+        nats.map(|nats| TokenLoss {
+            predicted: 2,
+            nats,
+            correct: 0,
+        })
+        .collect()
     }
 
     fn plain(values: &[f64]) -> Vec<Part> {
@@ -209,14 +214,17 @@ mod tests {
         let long = TokenLoss {
             predicted: 9,
             nats: 9.0,
+            correct: 0,
         };
         let short = TokenLoss {
             predicted: 1,
             nats: 0.0,
+            correct: 0,
         };
         let none = [TokenLoss {
             predicted: 1,
             nats: 0.0,
+            correct: 0,
         }; 2];
         assert!((paired_difference(&[long, short], &none, 1).value - 0.9).abs() < 1e-12);
         assert!((score("x", &[long.into(), short.into()], 1).mean - 0.9).abs() < 1e-12);

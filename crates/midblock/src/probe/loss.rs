@@ -9,14 +9,17 @@ use crate::{
     tokens::TrainingSample,
 };
 use midblock_kernels::{Backend, Prediction};
+use serde::{Deserialize, Serialize};
 
 /// Cross entropy over some tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TokenLoss {
     /// Tokens predicted.
     pub predicted: usize,
     /// Their cross entropies' sum in nats.
     pub nats: f64,
+    /// Those of them that were the most likely.
+    pub correct: usize,
 }
 
 impl TokenLoss {
@@ -31,6 +34,7 @@ impl std::iter::Sum for TokenLoss {
         losses.fold(Self::default(), |sum, loss| Self {
             predicted: sum.predicted + loss.predicted,
             nats: sum.nats + loss.nats,
+            correct: sum.correct + loss.correct,
         })
     }
 }
@@ -91,9 +95,18 @@ fn losses<B: Backend>(
     }
     let readout = Readout::new(lockstep.batches(), wanted);
     let predictions = readout.read(backend, &ends, &lockstep.tracks()[0].states);
-    let loss = |tokens: &Vec<Prediction>| TokenLoss {
-        predicted: tokens.len(),
-        nats: tokens.iter().map(|token| token.nats).sum(),
+    let loss = |(sequence, tokens): (usize, &Vec<Prediction>)| {
+        let ids = &sequences[sequence];
+        let targets = (1..ids.len()).filter(|&t| wanted(sequence, t)).map(|t| ids[t]);
+        TokenLoss {
+            predicted: tokens.len(),
+            nats: tokens.iter().map(|token| token.nats).sum(),
+            correct: tokens
+                .iter()
+                .zip(targets)
+                .filter(|(token, id)| token.top == *id)
+                .count(),
+        }
     };
-    Ok(predictions.iter().map(loss).collect())
+    Ok(predictions.iter().enumerate().map(loss).collect())
 }

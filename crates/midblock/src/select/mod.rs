@@ -10,4 +10,5 @@ mod strategy;
 
 pub use layers::Layers;
 pub use modules::Modules;
+pub(crate) use strategy::by_block;
 pub use strategy::{Amount, Strategy};

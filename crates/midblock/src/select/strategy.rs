@@ -73,28 +73,18 @@ impl Strategy {
                 help: "name a run that analysed a model of this shape".to_owned(),
             });
         }
-        let base = run.info.models.first().map(|model| model.name.as_str());
         let of_base = self == Self::Spectrum; // the others compare variants with the base
-        let measured = |r: &&Record| r.metric == metric && (Some(r.model.as_str()) == base) == of_base;
         let sign = if self == Self::Stable { -1.0 } else { 1.0 };
-        let score = |layer| {
-            let here = run
-                .records
-                .iter()
-                .filter(measured)
-                .filter(|record| record.layer == layer);
-            let values: Vec<f64> = here.filter_map(|record| record.value).collect();
-            if values.is_empty() {
-                return Err(Error::Argument {
-                    what: "--from".to_owned(),
-                    value: from.to_owned(),
-                    problem: format!("`{self}` needs {metric} at every block, and block {layer} has none"),
-                    help: "run `midblock analyze` with --layers all and all metrics".to_owned(),
-                });
-            }
-            Ok(sign * values.iter().sum::<f64>() / values.len() as f64)
+        let score = |(block, value): (usize, Option<f64>)| match value {
+            Some(value) => Ok(sign * value),
+            None => Err(Error::Argument {
+                what: "--from".to_owned(),
+                value: from.to_owned(),
+                problem: format!("`{self}` needs {metric} at every block, and block {block} has none"),
+                help: "run `midblock analyze` with --layers all and all metrics".to_owned(),
+            }),
         };
-        (1..=blocks).map(score).collect()
+        (1..).zip(by_block(run, metric, of_base, blocks)).map(score).collect()
     }
 
     /// The `count` best of `blocks` blocks, sorted; `Err` is a problem and a hint.
@@ -143,6 +133,19 @@ impl fmt::Display for Strategy {
             Self::Cka => "cka",
         })
     }
+}
+
+/// A metric at the output of each of `blocks` blocks, the mean over data sets, of the base or over all other models; `None` where
+/// none has it.
+pub(crate) fn by_block(run: &Run, metric: &str, of_base: bool, blocks: usize) -> Vec<Option<f64>> {
+    let base = run.info.models.first().map(|model| model.name.as_str());
+    let measured = |r: &&Record| r.metric == metric && (Some(r.model.as_str()) == base) == of_base;
+    let mean = |layer| {
+        let here = (run.records.iter().filter(measured)).filter(|record| record.layer == layer);
+        let values: Vec<f64> = here.filter_map(|record| record.value).collect();
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    };
+    (1..=blocks).map(mean).collect()
 }
 
 /// How many blocks.

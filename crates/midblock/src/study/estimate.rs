@@ -1,6 +1,6 @@
 //! A number of many samples with its 95 % interval: the middle 95 % over bootstrap resamples of the samples.
 
-use super::battery::StudyRecord;
+use super::{battery::StudyRecord, sweep::Interval};
 use crate::eval::{self, Difference, Part};
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +63,15 @@ impl Estimate {
             lo: function(self.lo),
             hi: function(self.hi),
         }
+    }
+}
+
+impl From<Interval> for Estimate {
+    fn from(interval: Interval) -> Self {
+        let Interval {
+            mean: value, lo, hi, ..
+        } = interval;
+        Self { value, lo, hi }
     }
 }
 

@@ -27,12 +27,14 @@
     if (text) element("small", text, parent).style.display = "block";
   };
 
-  // The ends of an axis just beyond the data; a zero is an end only if data is near it.
+  // The ends of an axis just beyond the data; a zero is an end only if data is near it. Other ends are no round numbers: no label.
   const ends = (values, log) => {
-    if (!values.length || log) return {};
+    if (!values.length) return { labels: {} };
     const [low, high] = [Math.min(...values), Math.max(...values)];
+    if (log) return low > 0 ? { min: low / 1.2, max: high * 1.2, labels: { showMinLabel: false, showMaxLabel: false } } : { labels: {} };
     const margin = 0.06 * (high - low || Math.abs(high) || 1);
-    return { min: low >= 0 && low < 3 * margin ? 0 : low - margin, max: high + margin };
+    const min = low >= 0 && low < 3 * margin ? 0 : low - margin;
+    return { min, max: high + margin, labels: { showMinLabel: min === 0, showMaxLabel: false } };
   };
   const pointsOf = (panel) => (panel.kind === "bars" ? panel.groups.flatMap(([, points]) => points) : panel.series.flatMap((series) => series.points));
   const valuesOf = (panel) => [...pointsOf(panel).flatMap((point) => [point.y, point.lo, point.hi]), ...panel.references.map(([, value]) => value)]
@@ -56,13 +58,14 @@
           style: { fill, opacity: 0.15 } })) },
     }];
   };
-  const references = (panel, along) => panel.references.map(([name, value], index) => ({
-    type: "line", id: `reference ${index}`, silent: true, symbol: "none", data: [], tooltip: { show: false },
-    markLine: { silent: true, symbol: "none", lineStyle: { color: css("--soft"), type: "dashed", width: 1.2 },
-      label: { formatter: () => name, position: "insideStartTop", color: css("--soft"), fontSize: 10 }, data: [{ [along]: value }] } }));
+  // Dashed lines from `from` to `to`, across the direction in which values grow.
+  const references = (panel, from, to) => panel.references.map(([name, value], index) => ({
+    type: "line", id: `reference ${name}`, name, silent: true, symbol: "none", z: 2, color: css("--soft"), tooltip: { show: false },
+    lineStyle: { color: css("--soft"), type: ["dashed", "dotted", "solid"][index % 3], width: 1.2 },
+    data: [from, to].map((place) => (panel.kind === "bars" ? [value, place] : [place, value])) }));
 
   const linesOption = (panel) => {
-    const names = panel.series.map((series) => series.name);
+    const names = [...panel.series.map((series) => series.name), ...panel.references.map(([name]) => name)];
     const series = panel.series.flatMap((own, index) => {
       const fill = color(index);
       const data = own.points.map((point) => ({ value: [point.x, isNumber(point.y) ? point.y : "-"], point }));
@@ -74,6 +77,7 @@
     const isScatter = panel.series.every((own) => !own.line);
     const span = places.length ? Math.max(...places) - Math.min(...places) || 1 : 1;
     const around = isScatter ? 0.04 * span : 0;
+    const end = ends(valuesOf(panel), panel.log);
     const bound = (value) => Number(value.toPrecision(6));
     return {
       animation: false, backgroundColor: "transparent", textStyle, legend: legend(names),
@@ -82,7 +86,7 @@
         min: places.length ? bound(Math.min(...places) - around) : 0, max: places.length ? bound(Math.max(...places) + around) : 1,
         axisLine: { show: true, onZero: false, lineStyle: { color: css("--axis") } }, axisLabel: { ...axisText(), formatter: tick, showMaxLabel: !isScatter, showMinLabel: !isScatter } },
       yAxis: { ...axis(), type: panel.log ? "log" : "value", name: panel.y, nameLocation: "middle", nameGap: 42, scale: true, splitNumber: 4,
-        ...ends(valuesOf(panel), panel.log), axisLabel: { ...axisText(), formatter: tick, showMaxLabel: false, showMinLabel: panel.log || undefined } },
+        min: end.min, max: end.max, axisLabel: { ...axisText(), ...end.labels, formatter: tick } },
       tooltip: { ...tooltipStyle(), trigger: isScatter ? "item" : "axis", axisPointer: { lineStyle: { color: css("--axis"), type: "solid" } },
         formatter: (items) => {
           const list = [items].flat().filter((item) => item.data && item.data.point);
@@ -91,13 +95,15 @@
           for (const item of list) tipLine(made, item.color, item.seriesName, item.data.point);
           return made;
         } },
-      series: [...series, ...references(panel, "yAxis")],
+      series: [...series, ...references(panel, Math.min(...places), Math.max(...places))],
     };
   };
 
   // Names down the side, for each group a dot with its interval.
   const barsOption = (panel) => {
     const groups = panel.groups.map(([name]) => name);
+    const names = [...groups, ...panel.references.map(([name]) => name)];
+    const end = ends(valuesOf(panel), false);
     const step = 0.7 / Math.max(1, groups.length);
     const series = panel.groups.map(([name, points], group) => ({
       type: "custom", id: `points ${name}`, name, clip: true, z: 3, itemStyle: { color: color(group) },
@@ -114,10 +120,10 @@
       },
     }));
     return {
-      animation: false, backgroundColor: "transparent", textStyle, legend: legend(groups),
-      grid: { left: 6, right: 18, top: groups.length > 1 ? 34 : 16, bottom: 22, containLabel: true },
-      xAxis: { ...axis(), type: "value", name: panel.y, nameLocation: "middle", nameGap: 24, ...ends(valuesOf(panel), false), splitNumber: 4,
-        axisLabel: { ...axisText(), formatter: tick, showMinLabel: false, showMaxLabel: false } },
+      animation: false, backgroundColor: "transparent", textStyle, legend: legend(names),
+      grid: { left: 6, right: 18, top: names.length > 1 ? 34 : 16, bottom: 22, containLabel: true },
+      xAxis: { ...axis(), type: "value", name: panel.y, nameLocation: "middle", nameGap: 24, min: end.min, max: end.max, splitNumber: 4,
+        axisLabel: { ...axisText(), ...end.labels, formatter: tick } },
       yAxis: { ...axis(), type: "category", inverse: true, data: panel.names, splitLine: { show: false },
         axisLabel: { ...axisText(), interval: 0, width: 170, overflow: "truncate" } },
       tooltip: { ...tooltipStyle(), trigger: "item", formatter: (item) => {
@@ -126,7 +132,7 @@
         tipLine(made, item.color, item.seriesName, item.data.point);
         return made;
       } },
-      series: [...series, ...references(panel, "xAxis")],
+      series: [...series, ...references(panel, 0, panel.names.length - 1)],
     };
   };
 
@@ -143,13 +149,14 @@
       item.label = { show: hasText, formatter: () => item.cell.text, fontSize: panel.columns.length > 20 ? 8 : 10, overflow: "truncate",
         color: dark(item.cell.value) ? "#ffffff" : "#16191d" };
     }
+    const rowsWidth = 14 + Math.min(150, 5.6 * Math.max(0, ...panel.rows.map((name) => name.length)));
     const slanted = panel.columns.length > 8 && panel.columns.some((name) => name.length > 6);
     return {
       animation: false, backgroundColor: "transparent", textStyle,
       grid: { left: panel.y ? 24 : 6, right: 12, top: 8, bottom: 64, containLabel: true },
       xAxis: { ...axis(), type: "category", data: panel.columns, name: panel.x, nameLocation: "middle", nameGap: slanted ? 92 : 26, splitLine: { show: false },
         axisLabel: { ...axisText(), interval: slanted ? 0 : "auto", rotate: slanted ? 60 : 0, width: slanted ? 110 : 90, overflow: "truncate" } },
-      yAxis: { ...axis(), type: "category", inverse: true, data: panel.rows, name: panel.y, nameLocation: "middle", nameGap: 64, splitLine: { show: false },
+      yAxis: { ...axis(), type: "category", inverse: true, data: panel.rows, name: panel.y, nameLocation: "middle", nameGap: rowsWidth, splitLine: { show: false },
         axisLabel: { ...axisText(), interval: panel.rows.length > 60 ? "auto" : 0, width: 150, overflow: "truncate" } },
       visualMap: { type: "continuous", min, max, calculable: false, orient: "horizontal", left: "center", bottom: 2, itemWidth: 10, itemHeight: 160,
         text: [number(max), number(min)], textStyle: axisText(), inRange: { color: scale.kind === "diverging" ? diverging : sequential } },

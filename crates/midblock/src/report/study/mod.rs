@@ -3,10 +3,13 @@
 pub mod correlate;
 mod curve;
 pub mod exit;
+pub mod gradients;
 pub mod lens;
+pub mod locate;
 mod page;
 mod panel;
 pub mod seeds;
+pub mod selective;
 pub mod steer;
 
 pub use page::{render, write};

@@ -10,6 +10,7 @@ use crate::{
     study::{AnalyzeConfig, Layers, analyze},
 };
 use midblock_kernels::Backend;
+use std::path::Path;
 
 /// The metrics of all layers on texts drawn with `seed`, from `cells/analysis-SEED` if they are there. Metrics of weights, which no
 /// draw changes, are in the one of the study's own seed alone.
@@ -17,11 +18,7 @@ use midblock_kernels::Backend;
 /// # Errors
 /// Those of [`analyze`]; of the run folder.
 pub fn analysis<B: Backend>(subject: &Subject<'_, B>, cells: &Cells, seed: u64) -> Result<Run> {
-    let dir = cells.folder(&format!("analysis-{seed}"));
-    if dir.join(DONE).is_file() {
-        return Run::open(&dir);
-    }
-    let (config, study) = (&subject.file.config, &subject.file.config.study);
+    let study = &subject.file.config.study;
     let selected = match seed == study.seed {
         true => Selection::parse("all")?,
         false => {
@@ -29,7 +26,21 @@ pub fn analysis<B: Backend>(subject: &Subject<'_, B>, cells: &Cells, seed: u64) 
             Selection::parse(&of_states.map(|metric| metric.name).collect::<Vec<_>>().join(","))?
         }
     };
-    let config = AnalyzeConfig {
+    let config = analysis_config(subject, seed, selected)?;
+    analysis_in(subject, &cells.folder(&format!("analysis-{seed}")), &config)
+}
+
+/// The analysis of the study's models on its measured texts.
+///
+/// # Errors
+/// Those of naming variants.
+pub(in crate::study) fn analysis_config<B: Backend>(
+    subject: &Subject<'_, B>,
+    seed: u64,
+    selected: Selection,
+) -> Result<AnalyzeConfig> {
+    let (config, study) = (&subject.file.config, &subject.file.config.study);
+    Ok(AnalyzeConfig {
         base: config.model.base.clone(),
         variants: subject.file.variants()?,
         data: subject.file.measured().iter().map(|source| source.0.clone()).collect(),
@@ -46,14 +57,28 @@ pub fn analysis<B: Backend>(subject: &Subject<'_, B>, cells: &Cells, seed: u64) 
             selected,
             ..Options::default()
         },
-    };
+    })
+}
+
+/// An analysis in a run folder, from it if it is there.
+///
+/// # Errors
+/// As [`analysis`].
+pub(in crate::study) fn analysis_in<B: Backend>(
+    subject: &Subject<'_, B>,
+    dir: &Path,
+    config: &AnalyzeConfig,
+) -> Result<Run> {
+    if dir.join(DONE).is_file() {
+        return Run::open(dir);
+    }
     let run = analyze(
         subject.backend,
-        &config,
+        config,
         subject.hub,
         subject.progress,
         subject.on_transfer,
     )?;
-    RunWriter::create(&dir, true)?.finish(&run, &report::html::render(&run))?;
-    Run::open(&dir) // what was written, so that a study that goes on has the same digits
+    RunWriter::create(dir, true)?.finish(&run, &report::html::render(&run))?;
+    Run::open(dir) // what was written, so that a study that goes on has the same digits
 }

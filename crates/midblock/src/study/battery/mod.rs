@@ -15,6 +15,7 @@ mod run;
 mod subject;
 
 pub use analysis::analysis;
+pub(super) use analysis::{analysis_config, analysis_in};
 pub use cells::Cells;
 pub use config::{Study, StudyConfig, StudyFile};
 pub use kind::Kind;

@@ -36,7 +36,7 @@ pub enum Unit {
 }
 
 /// A measure's values, item by item.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
     /// What was measured.
     pub measure: Measure,

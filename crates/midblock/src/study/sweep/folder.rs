@@ -137,11 +137,11 @@ impl SweepFolder {
 fn changed(folder: &Path, what: &str, then: &str, now: &str) -> Error {
     Error::Mismatch {
         left: folder.display().to_string(),
-        right: "this sweep".into(),
+        right: "what is asked for now".into(),
         what: what.into(),
         left_value: then.into(),
         right_value: now.into(),
-        help: "go on with what the sweep was started with, or give another --out".into(),
+        help: "go on with what it was started with, or give another --out".into(),
     }
 }
 
@@ -185,16 +185,21 @@ fn check_sweep(dir: &Path, now: &SweepFile) -> Result<()> {
     Ok(())
 }
 
-/// Whether what is in a cell's folder, if anything, is this cell. `hashes` are those of files looked at before.
-fn check_cell(dir: &Path, cell: &Cell, hashes: &mut BTreeMap<PathBuf, String>) -> Result<()> {
-    let folder = cell_folder(dir, &cell.name);
+/// Whether the training run in a folder, if there is one, is that of this experiment, but for keys that change no number.
+pub(in crate::study) fn check_config(folder: &Path, config: &Config) -> Result<()> {
     let resolved = folder.join(RESOLVED_TOML);
     if !resolved.is_file() {
         return Ok(());
     }
-    let mut differing = Config::load(Some(&resolved), &[])?.differences(&cell.config);
+    let mut differing = Config::load(Some(&resolved), &[])?.differences(config);
     differing.retain(|(key, ..)| !is_free(key, &FREE_OF_CELL));
-    check_keys(&resolved, &differing)?;
+    check_keys(&resolved, &differing)
+}
+
+/// Whether what is in a cell's folder, if anything, is this cell. `hashes` are those of files looked at before.
+fn check_cell(dir: &Path, cell: &Cell, hashes: &mut BTreeMap<PathBuf, String>) -> Result<()> {
+    let folder = cell_folder(dir, &cell.name);
+    check_config(&folder, &cell.config)?;
     if !folder.join(DONE).is_file() {
         return Ok(()); // the run itself checks what it goes on with
     }

@@ -20,11 +20,13 @@ pub use config::{Sweep, SweepConfig, SweepFile};
 pub use estimate::{CellEstimate, estimate};
 pub use examine::{Examiner, Measure, Scores, Tasks, Unit};
 pub use folder::SweepFolder;
+pub(super) use folder::check_config;
 pub use interval::Interval;
 pub use pattern::Pattern;
 pub use plan::{Cell, SweepData, SweepModel, SweepPlan};
 pub use record::SweepRecord;
 pub use run::{Failure, Means, News, Watcher, sweep};
+pub(super) use table::interval;
 pub use table::{Comparison, Group, Row, Table};
 
 #[cfg(test)]

@@ -12,8 +12,9 @@ use crate::{
     hub::{HubOptions, OnTransfer},
     progress::Progress,
     run::DONE,
+    study::training::{finished_run, result_of},
     tokens::{TrainingSample, data},
-    train::{Ending, Experiment, Observer, TrainingFolder, TrainingRun, tune},
+    train::{Experiment, Observer, TrainingRun},
 };
 use midblock_kernels::Backend;
 use std::{
@@ -195,7 +196,7 @@ impl<B: Backend> Running<'_, B> {
                     seconds_left,
                 },
             });
-            match self.cell(cell, trained, watcher) {
+            match self.cell(cell, watcher) {
                 Ok(judged) => self.cells[index] = Some(judged),
                 Err(Error::Interrupted) => return Err(Error::Interrupted),
                 Err(problem) => {
@@ -213,23 +214,14 @@ impl<B: Backend> Running<'_, B> {
     }
 
     /// Trains and judges, as far as that is not done.
-    fn cell(&mut self, cell: &Cell, trained: bool, watcher: &mut dyn Watcher) -> Result<Judged> {
+    fn cell(&mut self, cell: &Cell, watcher: &mut dyn Watcher) -> Result<Judged> {
         let dir = self.folder.cell(&cell.name);
-        if !trained {
-            let means = self.means;
-            let config = cell.config.clone();
-            let experiment = Experiment::prepare(means.backend, config, means.hub, means.on_transfer, self.now)?;
-            let folder = TrainingFolder::claim(&dir, true, false)?;
-            let mut observers: [&mut dyn Observer; 1] = [&mut *watcher];
-            let tuned = tune(means.backend, &experiment, &folder, &mut observers, means.progress)?;
-            if tuned.ending == Ending::Interrupted {
-                return Err(Error::Interrupted);
-            }
-        }
+        let means = self.means;
+        let config = cell.config.clone();
+        let prepare = || Experiment::prepare(means.backend, config, means.hub, means.on_transfer, self.now);
+        let run = finished_run(means.backend, &dir, prepare, &mut *watcher, means.progress)?;
         self.stop_if_asked()?;
-        let run = TrainingRun::open(&dir)?;
-        let result = dir.join(&run.info.training.result);
-        let spec = format!("{}+{}", self.plan.models[cell.model].spec, result.display());
+        let spec = result_of(&self.plan.models[cell.model].spec, &dir, &run, cell.config.adapt.kind);
         watcher.news(&News::Judging { cell: &cell.name });
         let checkpoint = self.open(&spec)?;
         let mut scores = self.examine(&checkpoint, &dir.join(EVAL))?;

@@ -270,7 +270,11 @@ fn measures<'a>(judged: impl Iterator<Item = &'a Judged>) -> Vec<Measure> {
 }
 
 /// Of a measure over seeds: the mean of `one`, or its difference from `other`. Over the items that all of them have.
-fn interval(one: &[&Vec<Scores>], measure: &Measure, other: Option<&[&Vec<Scores>]>) -> Option<Interval> {
+pub(in crate::study) fn interval(
+    one: &[&Vec<Scores>],
+    measure: &Measure,
+    other: Option<&[&Vec<Scores>]>,
+) -> Option<Interval> {
     let find = |scores: &&Vec<Scores>| -> Option<BTreeMap<String, [f64; 2]>> {
         let own = scores.iter().find(|own| own.measure == *measure);
         own.map(|own| own.items.clone())
