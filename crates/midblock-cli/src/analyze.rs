@@ -1,7 +1,7 @@
 //! `midblock analyze`, `midblock report` and `midblock metrics`.
 
 use crate::{args, checkpoint, eval, progress::Terminal, sweep, tune};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use midblock::{
     eval::EvaluationRun,
     metrics::{Options, Selection, registry},
@@ -82,7 +82,11 @@ pub fn metrics() -> Result<()> {
 }
 
 fn config(args: &args::Analyze) -> Result<AnalyzeConfig> {
-    let variants: Vec<Variant> = args.variants.iter().map(|text| variant(text)).collect::<Result<_>>()?;
+    let variants: Vec<Variant> = args
+        .variants
+        .iter()
+        .map(|text| text.parse())
+        .collect::<Result<_, _>>()?;
     check_distinct(
         "--variant",
         std::iter::once(BASE).chain(variants.iter().map(|v| v.name.as_str())),
@@ -119,19 +123,6 @@ pub fn data(texts: &args::Texts) -> Result<Vec<DataSpec>> {
         .collect::<Result<_>>()?;
     check_distinct("--data", data.iter().map(|d| d.name.as_str()))?;
     Ok(data)
-}
-
-fn variant(text: &str) -> Result<Variant> {
-    let (name, checkpoint) = text
-        .split_once('=')
-        .with_context(|| format!("--variant `{text}`: expected NAME=CHECKPOINT, such as sft=./sft"))?;
-    if name.is_empty() || checkpoint.is_empty() {
-        bail!("--variant `{text}`: both a name and a checkpoint are needed, such as sft=./sft");
-    }
-    Ok(Variant {
-        name: name.to_owned(),
-        checkpoint: checkpoint.to_owned(),
-    })
 }
 
 fn check_distinct<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<()> {

@@ -284,12 +284,12 @@ fn optimizer(c: &mut Criterion) {
 
 fn cross_entropy(c: &mut Criterion) {
     let cpu = Cpu::new();
-    let mut group = c.benchmark_group("cross_entropy_flop");
+    let mut group = c.benchmark_group("predictions_flop");
     let x = buffer(ROWS * HIDDEN);
     let head = cpu.matrix(StoredMatrix::from_f32([VOCAB, HIDDEN], &values(VOCAB * HIDDEN)));
     let targets: Vec<u32> = (0..ROWS as u32).collect();
     group.throughput(Throughput::Elements((2 * ROWS * VOCAB * HIDDEN) as u64));
-    group.bench_function("vocabulary", |b| b.iter(|| cpu.cross_entropy(&x, &head, &targets)));
+    group.bench_function("vocabulary", |b| b.iter(|| cpu.predictions(&x, &head, &targets)));
     group.finish();
     let mut group = c.benchmark_group("cross_entropy_elem");
     const CHUNK: usize = 256;

@@ -1,6 +1,8 @@
 //! The operations a decoder is made of.
 
-use crate::{Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, RopeTable, StoredMatrix};
+use crate::{
+    Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Prediction, RopeTable, StoredMatrix,
+};
 
 /// f32 or f64, for moving values between host and device without losing those a device holds in f64.
 pub trait Real: Copy + Default + Send + Sync + 'static {
@@ -189,9 +191,9 @@ pub trait Backend: Send + Sync {
     /// `x[i] *= factor`.
     fn scale(&self, x: &mut Self::Buffer, factor: f32);
 
-    /// Cross entropy in nats of `softmax(x · Wᵀ)` against `targets`, one value a row; x (rows, D), W (V, D).
+    /// What `softmax(x · Wᵀ)` says of `targets` and which token it puts first, one value a row; x (rows, D), W (V, D).
     /// Works through the rows in chunks: the logits of all rows never exist at once.
-    fn cross_entropy(&self, x: &Self::Buffer, head: &Self::Matrix, targets: &[u32]) -> Vec<f64>;
+    fn predictions(&self, x: &Self::Buffer, head: &Self::Matrix, targets: &[u32]) -> Vec<Prediction>;
 
     /// Cross entropy in nats of rows of logits (rows, V) against `targets`, and its gradient in their place:
     /// `logits[i, :] ← weights[i] · (softmax(logits[i, :]) − onehot(targets[i]))`. Losses are returned unweighted.

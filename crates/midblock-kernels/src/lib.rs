@@ -25,5 +25,7 @@ pub use backend::{Backend, Real};
 pub use cpu::{Cpu, CpuBuffer, CpuMatrix};
 pub use dtype::Dtype;
 pub use matrix::{SharedBytes, StoredMatrix};
-pub use operands::{Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, RopeTable};
+pub use operands::{
+    Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Prediction, RopeTable,
+};
 pub use reference::{Reference, ReferenceMatrix};

@@ -88,6 +88,17 @@ pub struct AttentionGradients<'a, Buffer> {
     pub v: &'a mut Buffer,
 }
 
+/// What a row of logits l says of the next token, as [`predictions`](crate::Backend::predictions) finds it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prediction {
+    /// −ln p of the target, its cross entropy: `ln Σ_v e^{l_v} − l_target`.
+    pub nats: f64,
+    /// The token with the largest logit, the first of equal ones.
+    pub top: u32,
+    /// −ln p of that token: never above `nats`, and equal to it where the target is as likely.
+    pub top_nats: f64,
+}
+
 /// One step of AdamW: with `g = gradient_scale · gradient`,
 /// `m ← β₁ m + (1 − β₁) g`, `v ← β₂ v + (1 − β₂) g²`, `θ ← θ (1 − lr · decay) − lr · m̂ / (√v̂ + ε)`,
 /// `m̂ = m / (1 − β₁ᵗ)`, `v̂ = v / (1 − β₂ᵗ)`.

@@ -183,18 +183,18 @@ pub(crate) fn attention_backward(shape: &Attention<'_>, forward: [usize; 4], sum
 }
 
 #[track_caller]
-pub(crate) fn cross_entropy(x: usize, head: [usize; 2], targets: &[u32]) {
+pub(crate) fn predictions(x: usize, head: [usize; 2], targets: &[u32]) {
     let [vocab, dim] = head;
     let rows = targets.len();
     assert_eq!(
         x,
         rows * dim,
-        "cross_entropy: {rows} targets, head ({vocab}, {dim}), x {x}"
+        "predictions: {rows} targets, head ({vocab}, {dim}), x {x}"
     );
     for (row, &target) in targets.iter().enumerate() {
         assert!(
             (target as usize) < vocab,
-            "cross_entropy: target {target} at row {row}, head ({vocab}, {dim})"
+            "predictions: target {target} at row {row}, head ({vocab}, {dim})"
         );
     }
 }

@@ -1,7 +1,8 @@
 //! Cross entropy over a vocabulary, with and without its logits: `ln Σ_v e^{l_v} − l_target`, in nats, with `l = x · Wᵀ`.
 //!
 //! A task makes the logits of [`ROWS`] rows and one slice of the vocabulary in its scratch and leaves per row the slice's
-//! largest logit, its sum of `e^{l − max}` and, if it is there, the target's logit. Slices are joined in f64 in order.
+//! largest logit and whose it is, its sum of `e^{l − max}` and, if it is there, the target's logit. Slices are joined in
+//! f64 in order.
 
 use super::{
     buffer::with_scratch,
@@ -11,6 +12,7 @@ use super::{
     matrix::CpuMatrix,
     vector::maximum,
 };
+use crate::Prediction;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -23,13 +25,15 @@ const PANELS: usize = 4;
 #[derive(Clone, Copy, Default)]
 struct Slice {
     max: f32,
+    /// The first token with that logit.
+    top: u32,
     /// Σ e^{l − max}
     sum: f32,
     /// The target's logit, 0 in slices without it.
     target: f32,
 }
 
-pub(super) fn cross_entropy(arch: Arch, x: &[f32], head: &CpuMatrix, targets: &[u32]) -> Vec<f64> {
+pub(super) fn predictions(arch: Arch, x: &[f32], head: &CpuMatrix, targets: &[u32]) -> Vec<Prediction> {
     let [_, dim] = head.shape();
     let chunks = targets.chunks(ROWS).enumerate();
     chunks
@@ -37,7 +41,7 @@ pub(super) fn cross_entropy(arch: Arch, x: &[f32], head: &CpuMatrix, targets: &[
         .collect()
 }
 
-fn chunk(arch: Arch, x: &[f32], head: &CpuMatrix, targets: &[u32]) -> Vec<f64> {
+fn chunk(arch: Arch, x: &[f32], head: &CpuMatrix, targets: &[u32]) -> Vec<Prediction> {
     let tile = Tile::of(arch);
     let [vocab, dim] = head.shape();
     let rows = targets.len();
@@ -60,6 +64,7 @@ fn chunk(arch: Arch, x: &[f32], head: &CpuMatrix, targets: &[u32]) -> Vec<f64> {
                     gemm::columns_product(arch, &packed, right, columns.clone(), false, out);
                     for ((logits, slice), target) in logits.chunks_exact(columns.len()).zip(slices).zip(targets) {
                         *slice = arch.dispatch(Reduce(logits));
+                        slice.top += first as u32;
                         slice.target = (*target as usize)
                             .checked_sub(first)
                             .and_then(|v| logits.get(v))
@@ -76,16 +81,21 @@ fn chunk(arch: Arch, x: &[f32], head: &CpuMatrix, targets: &[u32]) -> Vec<f64> {
         .collect()
 }
 
-/// The loss of one row.
-fn join<'a>(slices: impl Iterator<Item = &'a Slice> + Clone) -> f64 {
-    let max = slices.clone().map(|s| s.max).fold(f32::NEG_INFINITY, f32::max);
-    let max = f64::from(max);
+/// What the slices of one row say together.
+fn join<'a>(slices: impl Iterator<Item = &'a Slice> + Clone) -> Prediction {
+    let larger = |best: Slice, slice: Slice| if slice.max > best.max { slice } else { best };
+    let best = slices.clone().copied().reduce(larger).unwrap_or_default();
+    let max = f64::from(best.max);
     let total: f64 = slices
         .clone()
         .map(|s| f64::from(s.sum) * (f64::from(s.max) - max).exp())
         .sum();
     let target: f64 = slices.map(|s| f64::from(s.target)).sum();
-    max + total.ln() - target
+    Prediction {
+        nats: max - target + total.ln(),
+        top: best.top,
+        top_nats: total.ln(),
+    }
 }
 
 /// Losses of rows of logits, which become `weight · (softmax − onehot)`.
@@ -141,7 +151,16 @@ impl WithSimd for Softmax<'_> {
     }
 }
 
-/// The largest of some logits and their sum of exponentials.
+/// Where the first of some logits is `max`; 0 if none is, as where all are NaN. Eight comparisons without a branch are
+/// faster than one that may end the search.
+#[inline(always)]
+fn position(logits: &[f32], max: f32) -> usize {
+    let found = |eight: &[f32]| eight.iter().fold(false, |found, v| found | (*v == max));
+    let start = 8 * logits.chunks(8).position(found).unwrap_or(0);
+    start + logits[start..].iter().position(|v| *v == max).unwrap_or(0)
+}
+
+/// The largest of some logits, where it first is, and their sum of exponentials.
 struct Reduce<'a>(&'a [f32]);
 
 impl WithSimd for Reduce<'_> {
@@ -161,6 +180,11 @@ impl WithSimd for Reduce<'_> {
         for v in rest {
             sum += (v - shift).exp();
         }
-        Slice { max, sum, target: 0.0 }
+        Slice {
+            max,
+            top: position(self.0, max) as u32,
+            sum,
+            target: 0.0,
+        }
     }
 }

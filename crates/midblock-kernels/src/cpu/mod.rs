@@ -28,8 +28,8 @@ pub use buffer::CpuBuffer;
 pub use matrix::CpuMatrix;
 
 use crate::{
-    Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Backend, Real, RopeTable,
-    StoredMatrix, shapes,
+    Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Backend, Prediction, Real,
+    RopeTable, StoredMatrix, shapes,
 };
 use gemm::{Factor, Summed};
 use pulp::Arch;
@@ -310,9 +310,9 @@ impl Backend for Cpu {
         elementwise::scale(self.arch, x, factor);
     }
 
-    fn cross_entropy(&self, x: &CpuBuffer, head: &CpuMatrix, targets: &[u32]) -> Vec<f64> {
-        shapes::cross_entropy(x.len(), head.shape(), targets);
-        loss::cross_entropy(self.arch, x, head, targets)
+    fn predictions(&self, x: &CpuBuffer, head: &CpuMatrix, targets: &[u32]) -> Vec<Prediction> {
+        shapes::predictions(x.len(), head.shape(), targets);
+        loss::predictions(self.arch, x, head, targets)
     }
 
     fn cross_entropy_backward(&self, logits: &mut CpuBuffer, targets: &[u32], weights: &[f32]) -> Vec<f64> {

@@ -1,4 +1,6 @@
-//! Cross entropy of logits: `ln Σ_v e^{l_v} − l_target`; its gradient is `softmax(l) − onehot(target)`.
+//! Cross entropy of logits, `ln Σ_v e^{l_v} − l_target`, and their argmax; the gradient is `softmax(l) − onehot(target)`.
+
+use crate::Prediction;
 
 /// `ln Σ e^v`
 pub(super) fn log_sum(values: &[f64]) -> f64 {
@@ -10,11 +12,17 @@ fn vocab(logits: &[f64], targets: &[u32]) -> usize {
     (logits.len() / targets.len().max(1)).max(1)
 }
 
-pub(super) fn forward(logits: &[f64], targets: &[u32]) -> Vec<f64> {
+pub(super) fn predictions(logits: &[f64], targets: &[u32]) -> Vec<Prediction> {
     let rows = logits.chunks_exact(vocab(logits, targets));
-    rows.zip(targets)
-        .map(|(row, &target)| log_sum(row) - row[target as usize])
-        .collect()
+    let predict = |(row, &target): (&[f64], &u32)| {
+        let (log_sum, max) = (log_sum(row), row.iter().copied().fold(f64::NEG_INFINITY, f64::max));
+        Prediction {
+            nats: log_sum - row[target as usize],
+            top: row.iter().position(|logit| *logit == max).unwrap_or(0) as u32,
+            top_nats: log_sum - max,
+        }
+    };
+    rows.zip(targets).map(predict).collect()
 }
 
 pub(super) fn backward(logits: &mut [f64], targets: &[u32], weights: &[f32]) {

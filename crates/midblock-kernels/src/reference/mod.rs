@@ -9,8 +9,8 @@ mod optimizer;
 mod rope;
 
 use crate::{
-    Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Backend, Dtype, Real, RopeTable,
-    StoredMatrix, shapes,
+    Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Backend, Dtype, Prediction, Real,
+    RopeTable, StoredMatrix, shapes,
 };
 
 /// The definition of each operation in f64, to test other backends against. One core, no tricks, slow.
@@ -276,18 +276,18 @@ impl Backend for Reference {
         x.iter_mut().for_each(|x| *x *= f64::from(factor));
     }
 
-    fn cross_entropy(&self, x: &Vec<f64>, head: &ReferenceMatrix, targets: &[u32]) -> Vec<f64> {
-        shapes::cross_entropy(x.len(), head.shape, targets);
+    fn predictions(&self, x: &Vec<f64>, head: &ReferenceMatrix, targets: &[u32]) -> Vec<Prediction> {
+        shapes::predictions(x.len(), head.shape, targets);
         let mut logits = vec![0.0; targets.len() * head.shape[0]];
         linear::forward(x, head, targets.len(), Accumulate::Write, &mut logits);
-        loss::forward(&logits, targets)
+        loss::predictions(&logits, targets)
     }
 
     fn cross_entropy_backward(&self, logits: &mut Vec<f64>, targets: &[u32], weights: &[f32]) -> Vec<f64> {
         shapes::cross_entropy_backward(logits.len(), targets, weights.len());
-        let losses = loss::forward(logits, targets);
+        let losses = loss::predictions(logits, targets);
         loss::backward(logits, targets, weights);
-        losses
+        losses.iter().map(|row| row.nats).collect()
     }
 
     fn dropout(&self, x: &Vec<f64>, p: f32, key: u64, out: &mut Vec<f64>) {

@@ -41,7 +41,10 @@ fn products_do_not_depend_on_the_number_of_threads() {
             cpu.linears_dx(&[(&dy, &w), (&dy, &w)], rows, Accumulate::Write, &mut dx);
             cpu.linear_dw(&dy, &x, rows, Accumulate::Write, &mut dw);
             let mut all = [y, dx, dw].map(|buffer| bits(&buffer)).concat();
-            all.extend(cpu.cross_entropy(&x, &w, &targets).into_iter().flat_map(two));
+            for Prediction { nats, top, top_nats } in cpu.predictions(&x, &w, &targets) {
+                all.extend([two(nats), two(top_nats)].concat());
+                all.push(top);
+            }
             all
         });
     }

@@ -127,6 +127,10 @@ fn values_that_are_not_finite_pass_through() {
         gate[0].is_nan() && gate[1] == f32::INFINITY && gate[2].is_nan(),
         "{gate:?}"
     );
-    let losses = cpu.cross_entropy(&x, &w, &[0, 0, 0]);
-    assert!(losses[0].is_nan() && losses[2] == 0.0, "{losses:?}");
+    let predictions = cpu.predictions(&x, &w, &[0, 0, 0]);
+    assert!(
+        predictions[0].nats.is_nan() && predictions[0].top == 0,
+        "{predictions:?}"
+    );
+    assert_eq!((predictions[2].nats, predictions[2].top_nats), (0.0, 0.0));
 }

@@ -1,4 +1,4 @@
-//! Cross entropy and its gradient.
+//! Cross entropy and its gradient, and the most likely token.
 
 use super::*;
 
@@ -6,12 +6,38 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn cross_entropy(rows in 0..30usize, vocab in 1..400usize, dim in 1..60usize, seed: u64) {
+    fn predictions(rows in 0..30usize, vocab in 1..400usize, dim in 1..60usize, seed: u64) {
         let (x, w) = (values(seed, rows * dim), weight(!seed, [vocab, dim]));
         let targets: Vec<u32> = (0..rows).map(|r| ((r * 31) % vocab) as u32).collect();
         close(both(operation!(|b, x: Vec<f32>, w: StoredMatrix, targets: Vec<u32>| {
-            b.upload(&b.cross_entropy(&b.upload(x), &b.matrix(w.clone()), targets))
+            let predictions = b.predictions(&b.upload(x), &b.matrix(w.clone()), targets);
+            b.upload(&predictions.iter().flat_map(|p| [p.nats, p.top_nats]).collect::<Vec<_>>())
         })), dim, 4.0);
+    }
+
+    #[test]
+    fn the_top_is_the_first_of_the_largest_logits(rows in 1..30usize, vocab in 1..400usize, seed: u64) {
+        // Small whole numbers: both arithmetics are exact, and ties are many.
+        let whole = |seed, len| -> Vec<f32> { values(seed, len).iter().map(|v| v.round()).collect() };
+        let (x, w) = (whole(seed, rows * 3), StoredMatrix::from_f32([vocab, 3], &whole(!seed, vocab * 3)));
+        let targets = vec![(vocab - 1) as u32; rows];
+        let cpu = Cpu::new().predictions(&Cpu::new().upload(&x), &Cpu::new().matrix(w.clone()), &targets);
+        let x = Reference.upload(&x);
+        let w = Reference.matrix(w);
+        let reference = Reference.predictions(&x, &w, &targets);
+        let mut logits = vec![0.0; rows * vocab];
+        Reference.linear(&x, &w, rows, Accumulate::Write, &mut logits);
+        for ((row, cpu), reference) in logits.chunks(vocab).zip(&cpu).zip(&reference) {
+            let mut first = 0;
+            for v in 1..vocab {
+                if row[v] > row[first] {
+                    first = v;
+                }
+            }
+            prop_assert_eq!((cpu.top as usize, reference.top as usize), (first, first));
+            prop_assert!(cpu.nats >= cpu.top_nats);
+            prop_assert_eq!(cpu.nats == cpu.top_nats, row[vocab - 1] == row[first]);
+        }
     }
 
     #[test]

@@ -32,5 +32,6 @@ pub use evaluate::evaluate;
 pub use folder::{EvaluationInfo, EvaluationRun, Identity, TaskIdentity, read_items};
 pub use record::{Counts, Evaluation, IntervalKind, ItemRecord, Output, Score, TaskResult};
 pub use shape::ItemShape;
+pub(crate) use statistics::bootstrap;
 pub use statistics::{Difference, Part, RESAMPLES, paired_difference, pass_at, score};
 pub use task::{FewShot, Generation, Grader, Method, Metric, Paper, Task, Window};

@@ -46,7 +46,7 @@ fn ratio(parts: impl Iterator<Item = Part>) -> f64 {
 }
 
 /// The middle 95 % of `statistic` over resamples of `n` items.
-fn bootstrap(n: usize, seed: u64, statistic: impl Fn(&[usize]) -> f64) -> (f64, f64) {
+pub(crate) fn bootstrap(n: usize, seed: u64, statistic: impl Fn(&[usize]) -> f64) -> (f64, f64) {
     let mut resampled: Vec<f64> = (0..RESAMPLES as u64)
         .map(|resample| {
             let mut rng = rng::stream(seed, "paired bootstrap", &[resample]);

@@ -2,7 +2,7 @@
 
 use super::{Architecture, Batch, EndsTensors, Parameter, ParameterId, Sink, norm::Norm};
 use crate::{Result, checkpoint::Checkpoint};
-use midblock_kernels::{Accumulate, Backend};
+use midblock_kernels::{Accumulate, Backend, Prediction};
 
 /// Rows whose logits exist at a time: enough to read the head from memory rarely, few enough that a vocabulary of logits
 /// for each stays small (50 MiB for 49,152 tokens).
@@ -27,6 +27,20 @@ pub struct Labels {
     pub rows: Vec<usize>,
     /// The token that each predicts.
     pub targets: Vec<u32>,
+}
+
+impl Labels {
+    /// Of a batch of whole sequences: the tokens t ≥ 1 of sequence s that are `wanted(s, t)`, predicted by the row before.
+    pub fn of(batch: &Batch, wanted: impl Fn(usize, usize) -> bool) -> Self {
+        let mut labels = Self::default();
+        for (sequence, bounds) in batch.offsets().windows(2).enumerate() {
+            for row in (bounds[0] + 1..bounds[1]).filter(|row| wanted(sequence, row - bounds[0])) {
+                labels.rows.push(row - 1);
+                labels.targets.push(batch.ids()[row]);
+            }
+        }
+        labels
+    }
 }
 
 /// Buffers of the head, reused from batch to batch.
@@ -98,7 +112,7 @@ impl<B: Backend> Ends<B> {
         normed
     }
 
-    /// Logits of normed states, (rows, V). Large: meant for few rows; losses go through [`loss`](Self::loss).
+    /// Logits of normed states, (rows, V). Large: meant for few rows; predictions go through [`predictions`](Self::predictions).
     pub fn logits(&self, backend: &B, normed: &B::Buffer) -> B::Buffer {
         let rows = backend.len(normed) / self.hidden;
         let mut logits = backend.zeros(rows * self.vocab);
@@ -137,19 +151,14 @@ impl<B: Backend> Ends<B> {
         logits
     }
 
-    /// Cross entropy in nats of every row of normed states against its target id.
-    pub fn cross_entropy(&self, backend: &B, normed: &B::Buffer, targets: &[u32]) -> Vec<f64> {
-        backend.cross_entropy(normed, self.head(), targets)
-    }
-
-    /// Cross entropy in nats of every labelled row of `h[L]`, (rows, D).
-    pub fn loss(&self, backend: &B, hidden: &B::Buffer, labels: &Labels) -> Vec<f64> {
+    /// What final norm and head make of every labelled row of `h[L]`, (rows, D), or of the states of an earlier layer.
+    pub fn predictions(&self, backend: &B, hidden: &B::Buffer, labels: &Labels) -> Vec<Prediction> {
         let mut labelled = backend.zeros(labels.rows.len() * self.hidden);
         backend.gather_rows(hidden, &labels.rows, self.hidden, &mut labelled);
-        self.cross_entropy(backend, &self.final_norm(backend, &labelled), &labels.targets)
+        backend.predictions(&self.final_norm(backend, &labelled), self.head(), &labels.targets)
     }
 
-    /// [`loss`](Self::loss), and in `dh` the gradient of `Σ weight · loss` with respect to `h[L]`, (rows, D); gradients of
+    /// Cross entropy in nats of every labelled row of `h[L]`, (rows, D), and in `dh` the gradient of `Σ weight · loss` with respect to `h[L]`, (rows, D); gradients of
     /// head and final norm go to the sink. Rows without a label cost nothing.
     #[allow(clippy::too_many_arguments)]
     pub fn loss_backward(

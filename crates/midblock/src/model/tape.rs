@@ -82,7 +82,9 @@ impl<B: Backend> Tape<B> {
 
     /// Cross entropy in nats of every labelled row after [`forward`](Self::forward).
     pub fn loss(&self, decoder: &Decoder<B>, backend: &B, labels: &Labels) -> Vec<f64> {
-        decoder.ends().loss(backend, &self.hidden, labels)
+        (decoder.ends().predictions(backend, &self.hidden, labels).iter())
+            .map(|prediction| prediction.nats)
+            .collect()
     }
 
     /// The gradient of `Σ weight · loss` walked down to the first block: each wanted parameter's goes to the sink. `reached`

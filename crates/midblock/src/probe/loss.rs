@@ -1,14 +1,14 @@
 //! Cross entropy of one model on many sequences, streamed block by block as an analysis is.
 
-use super::{Lockstep, Participant};
+use super::{Lockstep, Participant, Readout};
 use crate::{
     Result,
     checkpoint::Checkpoint,
-    model::{Architecture, Ends, Labels},
+    model::{Architecture, Ends},
     progress::{Progress, Unit},
     tokens::TrainingSample,
 };
-use midblock_kernels::Backend;
+use midblock_kernels::{Backend, Prediction};
 
 /// Cross entropy over some tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -89,26 +89,11 @@ fn losses<B: Backend>(
     while let Some(tensors) = lockstep.next_block()? {
         lockstep.advance(&tensors, progress)?;
     }
-    let mut losses = Vec::with_capacity(sequences.len());
-    for (batch, states) in lockstep.batches().iter().zip(&lockstep.tracks()[0].states) {
-        let (mut labels, mut counts) = (Labels::default(), Vec::new());
-        for bounds in batch.offsets().windows(2) {
-            let sequence = losses.len() + counts.len();
-            let before = labels.rows.len();
-            for row in (bounds[0] + 1..bounds[1]).filter(|row| wanted(sequence, row - bounds[0])) {
-                labels.rows.push(row - 1);
-                labels.targets.push(batch.ids()[row]);
-            }
-            counts.push(labels.rows.len() - before);
-        }
-        let nats = ends.loss(backend, states, &labels);
-        let mut rest = nats.as_slice();
-        for predicted in counts {
-            let (own, others) = rest.split_at(predicted);
-            let nats = own.iter().sum();
-            losses.push(TokenLoss { predicted, nats });
-            rest = others;
-        }
-    }
-    Ok(losses)
+    let readout = Readout::new(lockstep.batches(), wanted);
+    let predictions = readout.read(backend, &ends, &lockstep.tracks()[0].states);
+    let loss = |tokens: &Vec<Prediction>| TokenLoss {
+        predicted: tokens.len(),
+        nats: tokens.iter().map(|token| token.nats).sum(),
+    };
+    Ok(predictions.iter().map(loss).collect())
 }

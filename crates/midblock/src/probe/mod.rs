@@ -10,9 +10,11 @@
 mod collect;
 mod lockstep;
 mod loss;
+mod readout;
 mod route;
 
 pub use collect::{Collector, Pooling, Section};
 pub use lockstep::{Lockstep, Participant, Track};
 pub use loss::{TokenLoss, next_token_loss, trained_token_losses};
+pub use readout::Readout;
 pub use route::{Mix, Route};

@@ -3,6 +3,7 @@
 pub mod evaluation;
 pub mod html;
 mod provenance;
+pub mod study;
 pub mod summary;
 pub mod sweep;
 mod table;

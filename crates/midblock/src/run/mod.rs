@@ -16,7 +16,7 @@ mod info;
 pub(crate) mod lock;
 mod machine;
 mod record;
-mod table;
+pub(crate) mod table;
 mod writer;
 
 pub use crate::checkpoint::FileHash;
@@ -30,6 +30,7 @@ use crate::{Error, Result};
 use std::path::Path;
 
 pub(crate) const RUN_JSON: &str = "run.json";
+const METRICS: &str = "metrics";
 pub(crate) const METRICS_CSV: &str = "metrics.csv";
 pub(crate) const METRICS_PARQUET: &str = "metrics.parquet";
 pub(crate) const WEIGHTS_CSV: &str = "weights.csv";
@@ -77,7 +78,7 @@ impl Run {
                 "run the analysis again",
             ));
         }
-        let records = table::read_csv(&dir.join(METRICS_CSV), &Record::COLUMNS)?;
+        let records = table::read_csv(&dir.join(METRICS_CSV), &<Record as table::Row>::header())?;
         let weights_csv = dir.join(WEIGHTS_CSV);
         let weights = if weights_csv.is_file() {
             table::read_csv(&weights_csv, &WeightRecord::COLUMNS)?

@@ -1,5 +1,6 @@
 //! One measured number.
 
+use super::table::{Column, Row, Value};
 use serde::{Deserialize, Serialize};
 
 /// A line of `metrics.csv`: `model,reference,dataset,metric,layer,depth,value,lo,hi,floor`.
@@ -27,20 +28,34 @@ pub struct Record {
     pub floor: Option<f64>,
 }
 
-impl Record {
-    /// The header of `metrics.csv`, in the order of the fields.
-    pub const COLUMNS: [&str; 10] = [
-        "model",
-        "reference",
-        "dataset",
-        "metric",
-        "layer",
-        "depth",
-        "value",
-        "lo",
-        "hi",
-        "floor",
+impl Row for Record {
+    const COLUMNS: &'static [(&'static str, Column)] = &[
+        ("model", Column::Text),
+        ("reference", Column::Text),
+        ("dataset", Column::Text),
+        ("metric", Column::Text),
+        ("layer", Column::Count),
+        ("depth", Column::Number),
+        ("value", Column::MaybeNumber),
+        ("lo", Column::MaybeNumber),
+        ("hi", Column::MaybeNumber),
+        ("floor", Column::MaybeNumber),
     ];
+
+    fn value(&self, column: usize) -> Value<'_> {
+        match column {
+            0 => Value::Text(&self.model),
+            1 => Value::Text(&self.reference),
+            2 => Value::Text(&self.dataset),
+            3 => Value::Text(&self.metric),
+            4 => Value::Count(Some(self.layer as u64)),
+            5 => Value::Number(Some(self.depth)),
+            6 => Value::Number(self.value),
+            7 => Value::Number(self.lo),
+            8 => Value::Number(self.hi),
+            _ => Value::Number(self.floor),
+        }
+    }
 }
 
 /// A line of `weights.csv`: one number about one matrix, `model,reference,parameter,metric,value`.

@@ -1,7 +1,6 @@
 //! Records as tables: CSV (the contract other tools read) and Parquet (the same, typed).
 
-use super::Record;
-use crate::{Error, Result};
+use crate::{Error, Result, atomic::write_atomic};
 use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array};
 use arrow_schema::{Field, Schema};
 use parquet::{arrow::ArrowWriter, basic::Compression, file::properties::WriterProperties};
@@ -56,10 +55,49 @@ pub(super) fn read_csv<R: DeserializeOwned>(path: &Path, columns: &[&str]) -> Re
     reader.into_deserialize().map(|row| row.map_err(malformed)).collect()
 }
 
-/// Writes `records` as one Parquet table: text not null, `layer` unsigned, the last four numbers nullable.
-pub(super) fn write_parquet(path: &Path, out: impl Write + Send, records: &[Record]) -> Result<()> {
+/// What a column of a [`Row`] holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Column {
+    /// Text, never null.
+    Text,
+    /// A count, never null.
+    Count,
+    /// A count or null.
+    MaybeCount,
+    /// A number, never null.
+    Number,
+    /// A number or null.
+    MaybeNumber,
+}
+
+/// A value of such a column.
+pub(crate) enum Value<'a> {
+    /// Of [`Column::Text`].
+    Text(&'a str),
+    /// Of the columns of counts.
+    Count(Option<u64>),
+    /// Of the columns of numbers.
+    Number(Option<f64>),
+}
+
+/// A line of a table that is written as CSV and as Parquet.
+pub(crate) trait Row: Serialize {
+    /// Names of the columns, in the order of the fields, and what they hold.
+    const COLUMNS: &'static [(&'static str, Column)];
+
+    /// The value of a column.
+    fn value(&self, column: usize) -> Value<'_>;
+
+    /// The header.
+    fn header() -> Vec<&'static str> {
+        Self::COLUMNS.iter().map(|(name, _)| *name).collect()
+    }
+}
+
+/// Writes `rows` as one Parquet table.
+pub(super) fn write_parquet<R: Row>(path: &Path, out: impl Write + Send, rows: &[R]) -> Result<()> {
     let failed = |error: parquet::errors::ParquetError| Error::io("write", path)(std::io::Error::other(error));
-    let batch = record_batch(records);
+    let batch = record_batch(rows);
     let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
     let mut writer = ArrowWriter::try_new(out, batch.schema(), Some(properties)).map_err(failed)?;
     writer.write(&batch).map_err(failed)?;
@@ -67,41 +105,52 @@ pub(super) fn write_parquet(path: &Path, out: impl Write + Send, records: &[Reco
     Ok(())
 }
 
-/// The columns of [`Record::COLUMNS`] as Arrow arrays.
-fn record_batch(records: &[Record]) -> RecordBatch {
-    let text =
-        |get: fn(&Record) -> &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(records.iter().map(get))) };
-    let number =
-        |get: fn(&Record) -> Option<f64>| -> ArrayRef { Arc::new(Float64Array::from_iter(records.iter().map(get))) };
-    let columns: [ArrayRef; 10] = [
-        text(|record| &record.model),
-        text(|record| &record.reference),
-        text(|record| &record.dataset),
-        text(|record| &record.metric),
-        Arc::new(UInt64Array::from_iter_values(
-            records.iter().map(|record| record.layer as u64),
-        )),
-        Arc::new(Float64Array::from_iter_values(
-            records.iter().map(|record| record.depth),
-        )),
-        number(|record| record.value),
-        number(|record| record.lo),
-        number(|record| record.hi),
-        number(|record| record.floor),
-    ];
-    let fields: Vec<Field> = Record::COLUMNS
+/// The columns as Arrow arrays.
+fn record_batch<R: Row>(rows: &[R]) -> RecordBatch {
+    let array = |(index, (_, column)): (usize, &(&str, Column))| -> ArrayRef {
+        let values = rows.iter().map(|row| row.value(index));
+        match column {
+            Column::Text => Arc::new(StringArray::from_iter(values.map(|value| match value {
+                Value::Text(text) => Some(text),
+                _ => None,
+            }))),
+            Column::Count | Column::MaybeCount => Arc::new(UInt64Array::from_iter(values.map(|value| match value {
+                Value::Count(count) => count,
+                _ => None,
+            }))),
+            Column::Number | Column::MaybeNumber => {
+                Arc::new(Float64Array::from_iter(values.map(|value| match value {
+                    Value::Number(number) => number,
+                    _ => None,
+                })))
+            }
+        }
+    };
+    let arrays: Vec<ArrayRef> = R::COLUMNS.iter().enumerate().map(array).collect();
+    let nullable = |column: &Column| matches!(column, Column::MaybeCount | Column::MaybeNumber);
+    let fields: Vec<Field> = R::COLUMNS
         .iter()
-        .zip(&columns)
-        .enumerate()
-        .map(|(index, (name, column))| Field::new(*name, column.data_type().clone(), index >= 6))
+        .zip(&arrays)
+        .map(|((name, column), array)| Field::new(*name, array.data_type().clone(), nullable(column)))
         .collect();
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns.to_vec())
-        .expect("invariant: every column has one entry per record and the type its field was made from")
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
+        .expect("invariant: every column has one entry per row, and a null only where its kind allows one")
+}
+
+/// Writes `rows` as `NAME.csv` and `NAME.parquet` in `dir`, each atomically.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn write_table<R: Row + Sync>(dir: &Path, name: &str, rows: &[R]) -> Result<()> {
+    let csv = dir.join(format!("{name}.csv"));
+    write_atomic(&csv, |out| write_csv(&csv, out, &R::header(), rows))?;
+    let parquet = dir.join(format!("{name}.parquet"));
+    write_atomic(&parquet, |out| write_parquet(&parquet, out, rows))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Record, *};
     use arrow_array::{Array, cast::AsArray, types};
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
     use proptest::prelude::*;
@@ -133,7 +182,7 @@ mod tests {
                 .iter()
                 .map(|field| field.name().clone())
                 .collect();
-            assert_eq!(names, Record::COLUMNS);
+            assert_eq!(names, Record::header());
             let text = |column: usize, row| batch.column(column).as_string::<i32>().value(row).to_string();
             let number = |column: usize, row| {
                 let column = batch.column(column).as_primitive::<types::Float64Type>();
@@ -161,8 +210,8 @@ mod tests {
         fn csv_and_parquet_read_back_bit_for_bit(records in proptest::collection::vec(record(), 0..20)) {
             let folder = tempfile::tempdir().unwrap();
             let csv = folder.path().join("metrics.csv");
-            write_csv(&csv, File::create(&csv).unwrap(), &Record::COLUMNS, &records).unwrap();
-            let back: Vec<Record> = read_csv(&csv, &Record::COLUMNS).unwrap();
+            write_csv(&csv, File::create(&csv).unwrap(), &Record::header(), &records).unwrap();
+            let back: Vec<Record> = read_csv(&csv, &Record::header()).unwrap();
             prop_assert_eq!(&back, &records);
             let bits = |records: &[Record]| records.iter().map(|r| (r.depth.to_bits(), r.value.map(f64::to_bits))).collect::<Vec<_>>();
             prop_assert_eq!(bits(&back), bits(&records));
@@ -178,7 +227,7 @@ mod tests {
     #[test]
     fn the_header_is_the_contract() {
         let mut out = Vec::new();
-        write_csv::<Record>(Path::new("x"), &mut out, &Record::COLUMNS, &[]).unwrap();
+        write_csv::<Record>(Path::new("x"), &mut out, &Record::header(), &[]).unwrap();
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "model,reference,dataset,metric,layer,depth,value,lo,hi,floor\n"
@@ -192,15 +241,15 @@ mod tests {
         let good = "base,,gsm8k,gini,0,0.0,0.5,,,\n";
         let header = "model,reference,dataset,metric,layer,depth,value,lo,hi,floor\n";
         std::fs::write(&path, format!("{header}{good}{}", good.replace("0.5", "half"))).unwrap();
-        let message = read_csv::<Record>(&path, &Record::COLUMNS).unwrap_err().to_string();
+        let message = read_csv::<Record>(&path, &Record::header()).unwrap_err().to_string();
         assert!(message.contains("line 3, column `value`"), "{message}");
 
         std::fs::write(&path, format!("{header}base,,gsm8k\n")).unwrap();
-        let message = read_csv::<Record>(&path, &Record::COLUMNS).unwrap_err().to_string();
+        let message = read_csv::<Record>(&path, &Record::header()).unwrap_err().to_string();
         assert!(message.contains("line 2 has 3 fields, expected 10"), "{message}");
 
         std::fs::write(&path, "model,value\nbase,1\n").unwrap();
-        let message = read_csv::<Record>(&path, &Record::COLUMNS).unwrap_err().to_string();
+        let message = read_csv::<Record>(&path, &Record::header()).unwrap_err().to_string();
         assert!(
             message.contains("the header is `model,value`, expected `model,reference"),
             "{message}"

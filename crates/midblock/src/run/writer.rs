@@ -1,7 +1,7 @@
 //! The run folder is filled in one go at the end; until then nothing of it is seen.
 
 use super::{
-    DONE, METRICS_CSV, METRICS_PARQUET, REPORT_HTML, RUN_JSON, Record, Run, RunInfo, WEIGHTS_CSV, WeightRecord, table,
+    DONE, METRICS, METRICS_CSV, METRICS_PARQUET, REPORT_HTML, RUN_JSON, Run, RunInfo, WEIGHTS_CSV, WeightRecord, table,
 };
 use crate::{Error, Result, atomic::write_atomic};
 use std::{
@@ -76,10 +76,7 @@ impl RunWriter {
         let info =
             serde_json::to_vec_pretty(&run.info).map_err(|error| Error::io("write", path(RUN_JSON))(error.into()))?;
         write_bytes(&path(RUN_JSON), &info)?;
-        let csv = path(METRICS_CSV);
-        write_atomic(&csv, |out| table::write_csv(&csv, out, &Record::COLUMNS, &run.records))?;
-        let parquet = path(METRICS_PARQUET);
-        write_atomic(&parquet, |out| table::write_parquet(&parquet, out, &run.records))?;
+        table::write_table(&self.dir, METRICS, &run.records)?;
         let weights = path(WEIGHTS_CSV);
         if run.weights.is_empty() {
             remove_if_there(&weights)?;
@@ -156,7 +153,7 @@ fn remove_if_there(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::{DatasetInfo, FileHash, Machine, ModelInfo, Phase, SCHEMA, Seed, Skipped};
+    use crate::run::{DatasetInfo, FileHash, Machine, ModelInfo, Phase, Record, SCHEMA, Seed, Skipped};
 
     fn run() -> Run {
         let hash = FileHash {

@@ -34,6 +34,26 @@ pub struct Variant {
     pub checkpoint: String,
 }
 
+impl std::str::FromStr for Variant {
+    type Err = Error;
+
+    /// `NAME=CHECKPOINT`.
+    fn from_str(text: &str) -> Result<Self> {
+        match text.split_once('=') {
+            Some((name, checkpoint)) if !name.is_empty() && !checkpoint.is_empty() => Ok(Self {
+                name: name.to_owned(),
+                checkpoint: checkpoint.to_owned(),
+            }),
+            _ => Err(Error::Argument {
+                what: "a variant".to_owned(),
+                value: text.to_owned(),
+                problem: "expected NAME=CHECKPOINT, both not empty".to_owned(),
+                help: "write it like sft=./sft".to_owned(),
+            }),
+        }
+    }
+}
+
 /// Everything an analysis depends on.
 #[derive(Clone, Debug)]
 pub struct AnalyzeConfig {
@@ -343,7 +363,7 @@ fn weight_records(model: &str, change: &MatrixChange) -> Vec<WeightRecord> {
 }
 
 /// The base's tokenizer, once it is known to be the variants' too.
-fn common_tokenizer(participants: &[Participant<'_>], warnings: &mut Vec<String>) -> Result<Tokenizer> {
+pub(super) fn common_tokenizer(participants: &[Participant<'_>], warnings: &mut Vec<String>) -> Result<Tokenizer> {
     use crate::checkpoint::TokenizerSource::Missing;
     let base = &participants[0];
     let tokenizer = Tokenizer::load(base.checkpoint.tokenizer())?;

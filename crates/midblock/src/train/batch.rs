@@ -18,20 +18,7 @@ pub struct Item<'a> {
 pub(super) fn layout(items: &[Item<'_>]) -> (Batch, Labels) {
     let sequences: Vec<_> = items.iter().map(|item| item.sample.ids.as_slice()).collect();
     let batch = Batch::new(&sequences);
-    let mut labels = Labels::default();
-    for (item, start) in items.iter().zip(batch.offsets()) {
-        let predicted = item
-            .sample
-            .trained
-            .iter()
-            .enumerate()
-            .skip(1)
-            .filter(|(_, trained)| **trained);
-        for (t, _) in predicted {
-            labels.rows.push(start + t - 1);
-            labels.targets.push(item.sample.ids[t]);
-        }
-    }
+    let labels = Labels::of(&batch, |i, t| items[i].sample.trained[t]);
     (batch, labels)
 }
 

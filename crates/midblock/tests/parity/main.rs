@@ -5,6 +5,7 @@ mod fixture;
 mod forward;
 mod generation;
 mod gradients;
+mod lens;
 mod mutations;
 mod outputs;
 mod trainer;

@@ -8,8 +8,8 @@ use crate::{
 };
 use midblock::model::Architecture;
 use midblock_kernels::{
-    Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Backend, Cpu, Real, RopeTable,
-    StoredMatrix,
+    Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Backend, Cpu, Prediction, Real,
+    RopeTable, StoredMatrix,
 };
 use std::sync::Mutex;
 
@@ -216,8 +216,8 @@ impl Backend for Mutant {
     fn scale(&self, x: &mut Buffer, factor: f32) {
         self.cpu.scale(x, factor);
     }
-    fn cross_entropy(&self, x: &Buffer, head: &Self::Matrix, targets: &[u32]) -> Vec<f64> {
-        self.cpu.cross_entropy(x, head, targets)
+    fn predictions(&self, x: &Buffer, head: &Self::Matrix, targets: &[u32]) -> Vec<Prediction> {
+        self.cpu.predictions(x, head, targets)
     }
     fn clear(&self, x: &mut Buffer) {
         self.cpu.clear(x);

@@ -4,7 +4,7 @@ use crate::{
     difference::Difference,
     fixture::{Fixture, Row, Run},
 };
-use midblock::model::{Batch, Decoder, Scratch};
+use midblock::model::{Batch, Decoder, Labels, Scratch};
 use midblock_kernels::Backend;
 
 /// What is compared.
@@ -55,13 +55,16 @@ impl Outputs {
         };
         let one = |(ids, ends): (&&[u32], &[usize])| {
             let rows = ends[0]..ends[1];
-            let predicting = cut(&normed, rows.start..rows.end - 1);
-            let predicting = backend.upload(&predicting);
+            let labels = Labels {
+                rows: (rows.start..rows.end - 1).collect(),
+                targets: ids[1..].to_vec(),
+            };
+            let predictions = decoder.ends().predictions(backend, &last, &labels);
             Self {
                 hidden: hidden.iter().map(|h| cut(h, rows.clone())).collect(),
                 final_norm: cut(&normed, rows.clone()),
                 logits: cut(&logits, rows),
-                token_loss: decoder.ends().cross_entropy(backend, &predicting, &ids[1..]),
+                token_loss: predictions.iter().map(|prediction| prediction.nats).collect(),
             }
         };
         sequences.iter().zip(batch.offsets().windows(2)).map(one).collect()

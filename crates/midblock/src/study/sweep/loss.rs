@@ -11,7 +11,8 @@ use crate::{
     hub::{HubOptions, OnTransfer},
     probe::trained_token_losses,
     progress::Progress,
-    tokens::{ChatTemplate, Tokenizer, TrainingFormatOptions, TrainingSample, TrainingSet, data},
+    study::samples::{Draw, training_samples},
+    tokens::TrainingSample,
 };
 use midblock_kernels::Backend;
 use serde::{Deserialize, Serialize};
@@ -38,30 +39,12 @@ pub(super) fn test_set(
     on_transfer: OnTransfer<'_>,
     now: SystemTime,
 ) -> Result<Vec<TrainingSample>> {
-    let tokenizer = Tokenizer::of(checkpoint)?;
-    let template = match &data.template {
-        Some(path) => Some(ChatTemplate::from_file(path, &tokenizer, now)?),
-        None => ChatTemplate::of(checkpoint, &tokenizer, now)?,
-    };
-    let options = TrainingFormatOptions {
-        format: data.format,
-        loss_on: data.loss_on,
-        max_length: data.max_length,
-        long: data.long,
+    let draw = Draw {
+        sources: &data.eval,
         samples: data.eval_samples,
         seed: DRAW_SEED,
     };
-    let mut samples = Vec::new();
-    for source in &data.eval {
-        let files = data::resolve(&source.0.source, hub, on_transfer)?;
-        let set = TrainingSet::load(&source.0, &files, &options, &tokenizer, template.as_ref())?;
-        let named = |mut sample: TrainingSample| {
-            sample.id = format!("{}/{}", source.0.name, sample.id);
-            sample
-        };
-        samples.extend(set.samples.into_iter().map(named));
-    }
-    Ok(samples)
+    training_samples(checkpoint, data, &draw, hub, on_transfer, now)
 }
 
 /// Measures the loss of each sample and writes them.

@@ -1,0 +1,8 @@
+//! The page of a study: a section for each kind, each made of the same few panels.
+
+mod curve;
+pub mod exit;
+pub mod lens;
+mod panel;
+
+pub use panel::{Bars, Choice, Heat, HeatCell, Lines, Panel, Point, Scale, Section, Series, Table};

@@ -1,0 +1,125 @@
+//! The kinds of studies.
+
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::{fmt, str::FromStr};
+
+/// One of the studies of a base and its variants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Early exit: every layer read through the final norm and the head.
+    Exit,
+    /// Logit lens: what each layer would say next, base against variant, token by token.
+    Lens,
+    /// Blocks of one model in the other.
+    Swap,
+    /// Merging with one α per segment.
+    Alphas,
+    /// The difference of two models added to the residual stream.
+    Steer,
+    /// Gradients and updates of each block over optimiser steps.
+    Gradients,
+    /// Metrics over several draws of samples.
+    Seeds,
+    /// Which metrics say the same.
+    Correlate,
+    /// Training with the first blocks frozen.
+    Selective,
+    /// Which blocks are worth training, and whether choosing them pays.
+    Locate,
+}
+
+impl Kind {
+    /// All, in the order in which they run and are reported.
+    pub const ALL: [Self; 10] = [
+        Self::Exit,
+        Self::Lens,
+        Self::Swap,
+        Self::Alphas,
+        Self::Steer,
+        Self::Gradients,
+        Self::Seeds,
+        Self::Correlate,
+        Self::Selective,
+        Self::Locate,
+    ];
+
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exit => "exit",
+            Self::Lens => "lens",
+            Self::Swap => "swap",
+            Self::Alphas => "alphas",
+            Self::Steer => "steer",
+            Self::Gradients => "gradients",
+            Self::Seeds => "seeds",
+            Self::Correlate => "correlate",
+            Self::Selective => "selective",
+            Self::Locate => "locate",
+        }
+    }
+
+    /// Whether it compares variants with the base, and so needs one.
+    pub fn needs_variant(self) -> bool {
+        matches!(self, Self::Swap | Self::Alphas | Self::Steer)
+    }
+
+    /// Whether it trains, and so needs data to train on besides the measured.
+    pub fn trains(self) -> bool {
+        matches!(self, Self::Gradients | Self::Selective | Self::Locate)
+    }
+
+    /// `all`, or names separated by commas; in running order, each once.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a name that is none.
+    pub fn parse_list(text: &str) -> Result<Vec<Self>> {
+        if text == "all" {
+            return Ok(Self::ALL.to_vec());
+        }
+        let mut kinds: Vec<Self> = text.split(',').map(str::parse).collect::<Result<_>>()?;
+        kinds.sort_unstable();
+        kinds.dedup();
+        Ok(kinds)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.name())
+    }
+}
+
+impl FromStr for Kind {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.name() == text)
+            .ok_or_else(|| Error::Argument {
+                what: "the kind of study".into(),
+                value: text.into(),
+                problem: "there is none of that name".into(),
+                help: format!(
+                    "`all`, or some of {}, separated by commas",
+                    Self::ALL.map(Self::name).join(", ")
+                ),
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_put_in_order_and_a_wrong_name_is_named() {
+        assert_eq!(Kind::parse_list("swap,exit,swap").unwrap(), [Kind::Exit, Kind::Swap]);
+        assert_eq!(Kind::parse_list("all").unwrap(), Kind::ALL);
+        let message = Kind::parse_list("exit,lense").unwrap_err().to_string();
+        assert!(message.contains("`lense`") || message.contains("lense"), "{message}");
+    }
+}
