@@ -4,6 +4,7 @@
 //! 64-bit little endian. A stream depends on nothing else, neither on which other streams exist nor on how much was drawn
 //! from them: leaving layer 3 out of a run does not change what layer 4 draws, and threads need no order.
 
+use rand::{Rng, RngExt};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 /// The stream of `(seed, purpose, indices)`; `purpose` names the use ("bootstrap", "select"), `indices` say for which
@@ -24,6 +25,12 @@ pub fn stream(seed: u64, purpose: &str, indices: &[u64]) -> ChaCha8Rng {
         hasher.update(&index.to_le_bytes());
     }
     ChaCha8Rng::from_seed(*hasher.finalize().as_bytes())
+}
+
+/// A standard normal number (Box and Muller 1958).
+pub fn normal(random: &mut impl Rng) -> f64 {
+    let (radius, angle): (f64, f64) = (random.random_range(0.0..1.0), random.random_range(0.0..1.0));
+    (-2.0 * (1.0 - radius).ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
 }
 
 #[cfg(test)]

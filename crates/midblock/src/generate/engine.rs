@@ -16,7 +16,7 @@ use crate::{
 };
 use midblock_kernels::{Backend, RopeTable};
 use rayon::prelude::*;
-use std::{collections::VecDeque, ops::ControlFlow};
+use std::{collections::VecDeque, ops::ControlFlow, sync::Arc};
 
 /// Tokens of a sequence that go through the model at a time.
 const CHUNK: usize = 512;
@@ -99,6 +99,14 @@ impl<'a, B: Backend> Engine<'a, B> {
     pub fn stopping(mut self, stop: &'a dyn Fn() -> bool) -> Self {
         self.stop = stop;
         self
+    }
+
+    /// As [`Decoder::steer`].
+    ///
+    /// # Panics
+    /// As there.
+    pub fn steer(&mut self, added: &[Option<Arc<[f32]>>]) {
+        self.decoder.steer(self.backend, added);
     }
 
     /// [`LanguageModel::generate`] that also hands out text as it is written: `piece` gets the number of the request and what was
@@ -331,8 +339,8 @@ impl<'a, B: Backend> Engine<'a, B> {
         // on one of the pool's own threads: each of a hundred products would wake one otherwise
         rayon::scope(|_| {
             decoder.ends().embed(backend, &batch, hidden);
-            for (index, block) in decoder.blocks().iter().enumerate() {
-                block.forward(&pass, Keep::Keys(cache.block(index)), hidden, interior, scratch);
+            for index in 0..decoder.blocks().len() {
+                decoder.forward_block(index, &pass, Keep::Keys(cache.block(index)), hidden, interior, scratch);
             }
         });
     }

@@ -8,6 +8,7 @@
 mod alignment;
 mod capture;
 mod cka;
+mod correlation;
 mod curvature;
 mod dime;
 mod entropy;
@@ -15,7 +16,7 @@ mod estimate;
 mod infonce;
 mod intrinsic_dimension;
 mod lidar;
-mod linalg;
+pub(crate) mod linalg;
 mod magnitude;
 mod registry;
 mod resampling;
@@ -29,6 +30,7 @@ mod weights;
 mod tests;
 
 pub use capture::{Capture, VIEWS};
+pub use correlation::{pearson, spearman};
 pub use entropy::Normalization;
 pub use registry::{Group, Metric, Needs, Selection, find, registry};
 pub use resampling::Resampling;

@@ -9,12 +9,15 @@ use crate::{
     checkpoint::{Checkpoint, LowRank},
 };
 use midblock_kernels::{Backend, RopeTable};
+use std::sync::Arc;
 
 /// A whole model on a device. Weights are in their storage format until they are [trained](Self::train).
 pub struct Decoder<B: Backend> {
     architecture: Architecture,
     ends: Ends<B>,
     blocks: Vec<Block<B>>,
+    /// What [`steer`](Self::steer) was given, (D) each; empty or one for each block.
+    added: Vec<Option<B::Buffer>>,
 }
 
 impl<B: Backend> Decoder<B> {
@@ -31,6 +34,7 @@ impl<B: Backend> Decoder<B> {
             architecture,
             ends,
             blocks,
+            added: Vec::new(),
         })
     }
 
@@ -68,11 +72,46 @@ impl<B: Backend> Decoder<B> {
         let mut hidden = backend.zeros(0);
         self.ends.embed(backend, batch, &mut hidden);
         tap(0, &hidden);
-        for (index, block) in self.blocks.iter().enumerate() {
-            block.forward(&pass, Keep::Nothing, &mut hidden, &mut interior, scratch);
+        for index in 0..self.blocks.len() {
+            self.forward_block(index, &pass, Keep::Nothing, &mut hidden, &mut interior, scratch);
             tap(index + 1, &hidden);
         }
         hidden
+    }
+
+    /// [`Block::forward`] of one block, and what it is [steered](Self::steer) by.
+    pub fn forward_block(
+        &self,
+        index: usize,
+        pass: &Pass<'_, B>,
+        keep: Keep<'_, B>,
+        hidden: &mut B::Buffer,
+        interior: &mut Interior<B>,
+        scratch: &mut Scratch<B>,
+    ) {
+        self.blocks[index].forward(pass, keep, hidden, interior, scratch);
+        if let Some(Some(added)) = self.added.get(index) {
+            pass.backend.add_bias(hidden, added);
+        }
+    }
+
+    /// Adds a vector (D) to the residual stream after some blocks, at every token, in place of what was added before; one
+    /// entry for each block, or none at all. Inference alone: training does not see it.
+    ///
+    /// # Panics
+    /// If there is another number of entries, or a vector has another length than D.
+    pub fn steer(&mut self, backend: &B, added: &[Option<Arc<[f32]>>]) {
+        assert!(
+            added.is_empty() || added.len() == self.blocks.len(),
+            "{} vectors for {} blocks",
+            added.len(),
+            self.blocks.len()
+        );
+        let upload = |vector: &Arc<[f32]>| {
+            assert_eq!(vector.len(), self.architecture.hidden, "width of a steering vector");
+            backend.upload(vector)
+        };
+        self.added = added.iter().map(|vector| vector.as_ref().map(upload)).collect();
     }
 
     /// The parameter; `None` if the model has none of that name.

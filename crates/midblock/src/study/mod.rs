@@ -3,6 +3,7 @@
 mod analyze;
 pub mod battery;
 mod clock;
+pub mod correlate;
 pub(crate) mod describe;
 mod estimate;
 pub mod exit;
@@ -11,6 +12,8 @@ pub mod lens;
 mod merge;
 mod readings;
 mod samples;
+pub mod seeds;
+pub mod steer;
 pub mod sweep;
 mod weights;
 

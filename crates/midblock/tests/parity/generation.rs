@@ -4,11 +4,11 @@ use crate::{fixture::Fixture, forward::FAMILIES};
 use midblock::{
     checkpoint::TokenizerSource,
     generate::{Completion, Continuation, Engine, Finish, LanguageModel, Question, Request, Sampling, Stops},
-    model::{Batch, Decoder, Scratch},
+    model::{Batch, Decoder, Interior, Keep, Pass, Scratch},
     tokens::Tokenizer,
 };
 use midblock_kernels::{Backend, Cpu, Reference};
-use std::{ops::ControlFlow, path::Path};
+use std::{ops::ControlFlow, path::Path, sync::Arc};
 
 const NEW: usize = 12;
 
@@ -34,9 +34,14 @@ fn logits<B: Backend>(backend: &B, decoder: &Decoder<B>, ids: &[u32]) -> Vec<Vec
     let batch = Batch::new(&[ids]);
     let rope = decoder.rope(ids.len());
     let hidden = decoder.forward(backend, &batch, &rope, &mut Scratch::new(backend), |_, _| {});
+    logits_of(backend, decoder, &hidden)
+}
+
+/// Logits of every row of h[L].
+fn logits_of<B: Backend>(backend: &B, decoder: &Decoder<B>, hidden: &B::Buffer) -> Vec<Vec<f64>> {
     let logits = decoder
         .ends()
-        .logits(backend, &decoder.ends().final_norm(backend, &hidden));
+        .logits(backend, &decoder.ends().final_norm(backend, hidden));
     let mut values = vec![0f64; backend.len(&logits)];
     backend.read(&logits, 0, &mut values);
     values
@@ -117,6 +122,60 @@ fn greedy_writing_follows_whole_passes() {
     }
 }
 
+/// Vectors after the last block and every second block below it, large enough to change what is written.
+fn steering(decoder: &Decoder<impl Backend>) -> Vec<Option<Arc<[f32]>>> {
+    let (blocks, width) = (decoder.blocks().len(), decoder.architecture().hidden);
+    let vector = |block: usize| {
+        (0..width)
+            .map(|i| ((i * 7 + block * 3) % 11) as f32 * 0.2 - 1.0)
+            .collect()
+    };
+    (0..blocks)
+        .map(|block| (block % 2 == (blocks - 1) % 2).then(|| vector(block)))
+        .collect()
+}
+
+/// Logits of the last row, with vectors added on the host between whole passes of single blocks.
+fn steered_by_hand(decoder: &Decoder<Reference>, ids: &[u32], added: &[Option<Arc<[f32]>>]) -> Vec<f64> {
+    let (backend, batch, rope) = (Reference, Batch::new(&[ids]), decoder.rope(ids.len()));
+    let pass = Pass::inference(&backend, &batch, &rope);
+    let mut hidden = backend.zeros(0);
+    decoder.ends().embed(&backend, &batch, &mut hidden);
+    for (block, added) in decoder.blocks().iter().zip(added) {
+        let (mut interior, mut scratch) = (Interior::new(&backend), Scratch::new(&backend));
+        block.forward(&pass, Keep::Nothing, &mut hidden, &mut interior, &mut scratch);
+        let vector = added.iter().flat_map(|vector| vector.iter());
+        let all: Vec<f64> = vector.map(|v| f64::from(*v)).collect();
+        hidden.iter_mut().zip(all.iter().cycle()).for_each(|(x, v)| *x += v);
+    }
+    logits_of(&backend, decoder, &hidden).pop().expect("there are rows")
+}
+
+#[test]
+fn steered_writing_follows_passes_steered_by_hand() {
+    let (backend, tokenizer) = (Reference, tokenizer());
+    for name in FAMILIES {
+        let fixture = Fixture::open(name);
+        let decoder = Decoder::load(&backend, &fixture.checkpoint).unwrap();
+        let (prompts, added) = (prompts(&fixture), steering(&decoder));
+        let requests = requests(&prompts, 5);
+        let mut engine = Engine::new(&backend, &fixture.checkpoint, &tokenizer, 3).unwrap();
+        let plain = write(&mut engine, &requests, &Sampling::default());
+        engine.steer(&added);
+        let steered = write(&mut engine, &requests, &Sampling::default());
+        assert!(plain != steered, "{name}");
+        for (prompt, completion) in prompts.iter().zip(&steered) {
+            let mut ids = prompt.clone();
+            for written in &completion.ids {
+                assert_eq!(*written, argmax(&steered_by_hand(&decoder, &ids, &added)), "{name}");
+                ids.push(*written);
+            }
+        }
+        engine.steer(&[]);
+        assert_eq!(write(&mut engine, &requests, &Sampling::default()), plain, "{name}");
+    }
+}
+
 #[test]
 fn scores_are_those_of_whole_passes() {
     let (backend, tokenizer) = (Reference, tokenizer());
@@ -162,9 +221,15 @@ fn answers_are_the_same_bits_alone_and_in_any_batch() {
         requests[0].max_new = 3; // its slot is free early
         let mut questions = questions(&prompts);
         questions.iter_mut().for_each(|q| q.continuations[1].truncate(4));
+        let added = steering(&Decoder::load(&backend, &fixture.checkpoint).unwrap());
         let answers = |batch: usize, at_once: usize| {
             let mut engine = Engine::new(&backend, &fixture.checkpoint, &tokenizer, batch).unwrap();
             let mut all = (Vec::new(), Vec::new());
+            engine.steer(&added);
+            for requests in requests.chunks(at_once) {
+                all.0.extend(write(&mut engine, requests, &Sampling::default()));
+            }
+            engine.steer(&[]);
             for sampling in [&Sampling::default(), &drawn] {
                 for requests in requests.chunks(at_once) {
                     all.0.extend(write(&mut engine, requests, sampling));

@@ -11,7 +11,7 @@
 //! of two patterns is the interval of x − y: what makes an item hard for both cancels.
 
 use crate::rng;
-use rand::{Rng, RngExt};
+use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 /// Resamples of an interval.
@@ -61,7 +61,7 @@ impl Interval {
                 let weight: f64 = drawn.iter().map(|&i| weights[i]).sum();
                 let of = |seed: &Vec<f64>| drawn.iter().map(|&i| seed[i]).sum::<f64>() / weight;
                 let means: Vec<f64> = values.iter().map(of).collect();
-                mean(&means) + normal(&mut random) * error_of_mean(&means)
+                mean(&means) + rng::normal(&mut random) * error_of_mean(&means)
             })
             .filter(|mean| mean.is_finite()) // every item drawn may be without weight
             .collect();
@@ -90,12 +90,6 @@ fn error_of_mean(values: &[f64]) -> f64 {
     } else {
         (squares / (n - 1.0) / n).sqrt()
     }
-}
-
-/// Standard normal (Box and Muller 1958).
-fn normal(random: &mut impl Rng) -> f64 {
-    let (radius, angle): (f64, f64) = (random.random_range(0.0..1.0), random.random_range(0.0..1.0));
-    (-2.0 * (1.0 - radius).ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
 }
 
 #[cfg(test)]
