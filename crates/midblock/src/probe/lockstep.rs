@@ -3,7 +3,10 @@
 //! Routes share their states as long as they do the same: equal weights count as the same, whichever model they are of. At a
 //! block each of the mixes that some route needs is made once, one at a time, and goes away before the next.
 
-use super::route::{Mix, Route};
+use super::{
+    Mix, Route,
+    check::{check_ids, check_route, check_same_shape},
+};
 use crate::{
     Error, Result,
     checkpoint::Checkpoint,
@@ -13,7 +16,6 @@ use crate::{
     progress::Progress,
 };
 use midblock_kernels::{Backend, RopeTable};
-use rayon::prelude::*;
 use std::sync::Arc;
 
 /// Rows of a batch: large enough that reading a quantised weight costs little, small enough that activations stay small.
@@ -343,77 +345,4 @@ fn partition(members: &[usize], same: impl Fn(usize, usize) -> bool) -> Vec<Vec<
         }
     }
     groups
-}
-
-fn check_same_shape(base: &Participant<'_>, variant: &Participant<'_>) -> Result<()> {
-    let (a, b) = (&base.architecture, &variant.architecture);
-    let sizes = [
-        ("num_hidden_layers", a.blocks, b.blocks),
-        ("hidden_size", a.hidden, b.hidden),
-        ("vocab_size", a.vocab, b.vocab),
-        ("intermediate_size", a.ffn, b.ffn),
-        ("num_attention_heads", a.heads, b.heads),
-        ("num_key_value_heads", a.kv_heads, b.kv_heads),
-        ("head_dim", a.head_dim, b.head_dim),
-    ];
-    let mismatch = |what: &str, left: String, right: String| Error::Mismatch {
-        left: format!("{} ({})", base.name, base.checkpoint.label()),
-        right: format!("{} ({})", variant.name, variant.checkpoint.label()),
-        what: what.to_owned(),
-        left_value: left,
-        right_value: right,
-        help: "base and variants must be the same architecture with other weights".to_owned(),
-    };
-    if a.model_type != b.model_type {
-        return Err(mismatch("model_type", a.model_type.clone(), b.model_type.clone()));
-    }
-    match sizes.iter().find(|(_, a, b)| a != b) {
-        Some((key, a, b)) => Err(mismatch(key, a.to_string(), b.to_string())),
-        None => Ok(()),
-    }
-}
-
-/// Refuses to blend what cannot be blended.
-fn check_route(route: &Route, participants: &[Participant<'_>]) -> Result<()> {
-    let base = &participants[0];
-    assert_eq!(route.blocks.len(), base.architecture.blocks, "blocks of {}", route.name);
-    for vector in route.added.iter().flatten() {
-        assert_eq!(vector.len(), base.architecture.hidden, "what {} adds", route.name);
-    }
-    let blends = route.mixes().filter(|mix| mix.participant().is_none());
-    blends
-        .map(|mix| &participants[mix.variant])
-        .try_for_each(|variant| check_same_architecture(base, variant))
-}
-
-/// Weights can be blended if whatever else makes the function is the same.
-fn check_same_architecture(base: &Participant<'_>, variant: &Participant<'_>) -> Result<()> {
-    check_same_shape(base, variant)?;
-    let (left, right) = (&base.architecture, &variant.architecture);
-    if left == right {
-        return Ok(());
-    }
-    Err(Error::Mismatch {
-        left: format!("{} ({})", base.name, base.checkpoint.label()),
-        right: format!("{} ({})", variant.name, variant.checkpoint.label()),
-        what: "the architecture".to_owned(),
-        left_value: format!("{left:?}"),
-        right_value: format!("{right:?}"),
-        help: "weights of models that compute differently cannot be blended: compare their config.json".to_owned(),
-    })
-}
-
-fn check_ids(participant: &Participant<'_>, sequences: &[Vec<u32>]) -> Result<()> {
-    let vocab = participant.architecture.vocab;
-    match sequences.par_iter().flatten().max() {
-        Some(&id) if id as usize >= vocab => Err(Error::Mismatch {
-            left: format!("the tokenizer of {}", participant.name),
-            right: "its embedding".to_owned(),
-            what: "largest token id against rows".to_owned(),
-            left_value: id.to_string(),
-            right_value: vocab.to_string(),
-            help: "the tokenizer belongs to another checkpoint".to_owned(),
-        }),
-        _ => Ok(()),
-    }
 }

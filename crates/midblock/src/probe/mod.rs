@@ -7,12 +7,15 @@
 //! first block that differs. The same machinery runs [`Route`]s: blocks of one model in another, blends of two, vectors added
 //! to the residual stream.
 
+mod along;
+mod check;
 mod collect;
 mod lockstep;
 mod loss;
 mod readout;
 mod route;
 
+pub use along::route_predictions;
 pub use collect::{Collector, Pooling, Section};
 pub use lockstep::{Lockstep, Participant, Track};
 pub use loss::{TokenLoss, next_token_loss, trained_token_losses};
