@@ -1,5 +1,6 @@
 //! A whole experiment, composed of the other rooms.
 
+pub mod alphas;
 mod analyze;
 pub mod battery;
 mod clock;
@@ -12,8 +13,11 @@ pub mod lens;
 mod merge;
 mod readings;
 mod samples;
+mod scores;
 pub mod seeds;
+mod segments;
 pub mod steer;
+pub mod swap;
 pub mod sweep;
 mod weights;
 
@@ -22,3 +26,4 @@ pub use analyze::{AnalyzeConfig, BASE, Variant, analyze};
 pub use estimate::Estimate;
 pub use layers::Layers;
 pub use merge::{LogitDifference, logit_difference, merge};
+pub use scores::{Change, Quality};
