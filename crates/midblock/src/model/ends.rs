@@ -1,14 +1,7 @@
 //! What lies outside of the blocks: the embedding at one end, the final norm and the head at the other.
 
-use super::{
-    Architecture, Batch, Parameter, ParameterId, Sink,
-    norm::Norm,
-    parameter::{EMBEDDING, FINAL_NORM, HEAD},
-};
-use crate::{
-    Result,
-    checkpoint::{Checkpoint, Tensor},
-};
+use super::{Architecture, Batch, EndsTensors, Parameter, ParameterId, Sink, norm::Norm};
+use crate::{Result, checkpoint::Checkpoint};
 use midblock_kernels::{Accumulate, Backend, Prediction};
 
 /// Rows whose logits exist at a time: enough to read the head from memory rarely, few enough that a vocabulary of logits
@@ -80,32 +73,23 @@ impl<B: Backend> HeadScratch<B> {
 impl<B: Backend> Ends<B> {
     /// Hands embedding, final norm and head to the device.
     pub fn load(backend: &B, checkpoint: &Checkpoint, architecture: &Architecture) -> Result<Self> {
-        let [embedding, final_norm] = Self::tensors(checkpoint, architecture)?;
-        let table = [architecture.vocab, architecture.hidden];
-        let head = match architecture.tied_head {
-            true => None,
-            false => {
-                let why = "vocab_size, hidden_size; tie_word_embeddings is false";
-                Some(backend.matrix(checkpoint.tensor_of(HEAD, &table, why)?.matrix()))
-            }
-        };
-        let final_norm = backend.upload(&final_norm.to_f32());
-        Ok(Self {
-            hidden: architecture.hidden,
-            vocab: architecture.vocab,
-            embedding: backend.matrix(embedding.matrix()),
-            final_norm: Norm::new(ParameterId::FinalNorm, final_norm, architecture.norm_eps),
-            head,
-        })
+        Ok(Self::new(
+            backend,
+            architecture,
+            &EndsTensors::read(checkpoint, architecture)?,
+        ))
     }
 
-    /// The embedding matrix (V, D) and the final norm's weight (D).
-    pub fn tensors(checkpoint: &Checkpoint, architecture: &Architecture) -> Result<[Tensor; 2]> {
-        let table = [architecture.vocab, architecture.hidden];
-        Ok([
-            checkpoint.tensor_of(EMBEDDING, &table, "vocab_size, hidden_size")?,
-            checkpoint.tensor_of(FINAL_NORM, &[architecture.hidden], "hidden_size")?,
-        ])
+    /// Hands them to the device.
+    pub fn new(backend: &B, architecture: &Architecture, tensors: &EndsTensors) -> Self {
+        let final_norm = backend.upload(&tensors.final_norm.to_f32());
+        Self {
+            hidden: architecture.hidden,
+            vocab: architecture.vocab,
+            embedding: backend.matrix(tensors.embedding.matrix()),
+            final_norm: Norm::new(ParameterId::FinalNorm, final_norm, architecture.norm_eps),
+            head: tensors.head.as_ref().map(|head| backend.matrix(head.matrix())),
+        }
     }
 
     /// `h[0]`, (rows, D).

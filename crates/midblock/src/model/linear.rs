@@ -58,7 +58,7 @@ impl<B: Backend> Linear<B> {
             part,
             weight: backend.matrix(tensors.weight.matrix()),
             bias: tensors.bias.as_ref().map(|bias| backend.upload(&bias.to_f32())),
-            delta: tensors.delta.map(delta),
+            delta: tensors.delta.as_deref().map(delta),
         }
     }
 

@@ -11,6 +11,7 @@
 mod architecture;
 mod attention;
 mod batch;
+mod blend;
 mod block;
 mod decoder;
 mod ends;
@@ -26,6 +27,7 @@ mod tensors;
 
 pub use architecture::{Architecture, BlockShape, NormPlacement, QkNorm};
 pub use batch::Batch;
+pub use blend::{blend_pairs, blend_tensors};
 pub use block::{Block, Interior, KeysValues, Parameter, Scratch};
 pub use decoder::Decoder;
 pub use ends::{Ends, HeadScratch, Labels};
@@ -33,4 +35,4 @@ pub use parameter::{Kind, ParameterId, Part};
 pub use pass::{Keep, Pass, Sink};
 pub use rope::{Rope, RopeScaling};
 pub use tape::{Reached, Tape};
-pub use tensors::{BlockTensors, LinearTensors};
+pub use tensors::{BlockTensors, EndsTensors, LinearTensors};

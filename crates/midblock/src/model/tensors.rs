@@ -1,13 +1,14 @@
-//! The parameters of one block as they lie in a checkpoint, before any device sees them.
+//! Parameters as they lie in a checkpoint, before any device sees them: those of one block, and those outside of the blocks.
 
 use super::{
     Architecture,
-    parameter::{Kind, block_parameter},
+    parameter::{EMBEDDING, FINAL_NORM, HEAD, Kind, block_parameter},
 };
 use crate::{
     Result,
     checkpoint::{Checkpoint, LowRank, Tensor},
 };
+use std::{borrow::Cow, path::Path};
 
 /// Tensors of one linear layer.
 #[derive(Clone, Debug)]
@@ -17,7 +18,7 @@ pub struct LinearTensors<'a> {
     /// (out)
     pub bias: Option<Tensor>,
     /// The adapter's pair for this weight.
-    pub delta: Option<&'a LowRank>,
+    pub delta: Option<Cow<'a, LowRank>>,
 }
 
 /// Tensors of one block, in the order of [`Architecture::block_shape`].
@@ -67,7 +68,7 @@ impl<'a> BlockTensors<'a> {
                 bias: bias
                     .then(|| checkpoint.tensor_of(&name(part, Kind::Bias), &[out], shape_keys(part)))
                     .transpose()?,
-                delta: checkpoint.adapter_for(&weight),
+                delta: checkpoint.adapter_for(&weight).map(Cow::Borrowed),
             })
         };
         let norm =
@@ -90,9 +91,50 @@ impl<'a> BlockTensors<'a> {
 
     /// Whether both blocks compute the very same function: equal bytes in the same storage format, equal adapters.
     pub fn same_values(&self, other: &BlockTensors<'_>) -> bool {
-        let deltas = |block: &BlockTensors<'a>| block.linears.iter().map(|l| l.delta).collect::<Vec<_>>();
-        let other_deltas: Vec<_> = other.linears.iter().map(|l| l.delta).collect();
-        deltas(self) == other_deltas && self.tensors().zip(other.tensors()).all(|(a, b)| a.same_values(b))
+        let mut linears = self.linears.iter().zip(&other.linears);
+        linears.all(|(a, b)| a.delta == b.delta) && self.tensors().zip(other.tensors()).all(|(a, b)| a.same_values(b))
+    }
+
+    /// Checks that every stored number is finite; `path` is the checkpoint to name.
+    ///
+    /// # Errors
+    /// [`NotFinite`](crate::Error::NotFinite).
+    pub fn check_finite(&self, path: &Path) -> Result<()> {
+        self.tensors().try_for_each(|tensor| tensor.check_finite(path))
+    }
+}
+
+/// Tensors outside of the blocks.
+#[derive(Clone, Debug)]
+pub struct EndsTensors {
+    /// (V, D)
+    pub embedding: Tensor,
+    /// (D)
+    pub final_norm: Tensor,
+    /// (V, D); `None` if it is the embedding.
+    pub head: Option<Tensor>,
+}
+
+impl EndsTensors {
+    /// Looks them up; shapes are checked, data is not read.
+    pub fn read(checkpoint: &Checkpoint, architecture: &Architecture) -> Result<Self> {
+        let table = [architecture.vocab, architecture.hidden];
+        let head = || checkpoint.tensor_of(HEAD, &table, "vocab_size, hidden_size; tie_word_embeddings is false");
+        Ok(Self {
+            embedding: checkpoint.tensor_of(EMBEDDING, &table, "vocab_size, hidden_size")?,
+            final_norm: checkpoint.tensor_of(FINAL_NORM, &[architecture.hidden], "hidden_size")?,
+            head: (!architecture.tied_head).then(head).transpose()?,
+        })
+    }
+
+    /// The matrix that makes logits of normed states, (V, D).
+    pub fn head(&self) -> &Tensor {
+        self.head.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// Whether both read a hidden state alike: equal final norm and head.
+    pub fn same_head(&self, other: &Self) -> bool {
+        self.final_norm.same_values(&other.final_norm) && self.head().same_values(other.head())
     }
 }
 

@@ -1,5 +1,6 @@
 //! A whole experiment, composed of the other rooms.
 
+pub mod alphas;
 mod analyze;
 pub mod battery;
 mod clock;
@@ -15,9 +16,12 @@ pub mod locate;
 mod merge;
 mod readings;
 mod samples;
+mod scores;
 pub mod seeds;
+mod segments;
 pub mod selective;
 pub mod steer;
+pub mod swap;
 pub mod sweep;
 pub mod training;
 mod weights;
@@ -27,3 +31,4 @@ pub use analyze::{AnalyzeConfig, BASE, Variant, analyze};
 pub use estimate::Estimate;
 pub use layers::Layers;
 pub use merge::{LogitDifference, logit_difference, merge};
+pub use scores::{Change, Quality};

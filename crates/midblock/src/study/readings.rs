@@ -105,7 +105,7 @@ impl Reading {
 }
 
 /// Up to `most` of the tokens in the loss, evenly spread from the first.
-fn spread(sample: &TrainingSample, most: usize) -> Vec<usize> {
+pub(super) fn spread(sample: &TrainingSample, most: usize) -> Vec<usize> {
     let trained: Vec<usize> = (1..sample.ids.len()).filter(|&t| sample.trained[t]).collect();
     let count = trained.len().min(most);
     (0..count).map(|i| trained[i * trained.len() / count]).collect()

@@ -45,7 +45,7 @@ fn parameters<'a>(block: &'a BlockTensors<'_>) -> Vec<Parameter<'a>> {
     let linears = block.linears.iter().flat_map(|linear| {
         let weight = Parameter {
             tensor: &linear.weight,
-            delta: linear.delta,
+            delta: linear.delta.as_deref(),
         };
         let bias = linear.bias.as_ref().map(|tensor| Parameter { tensor, delta: None });
         std::iter::once(weight).chain(bias)

@@ -1,5 +1,6 @@
 //! The page of a study: a section for each kind, each made of the same few panels.
 
+pub mod alphas;
 pub mod correlate;
 mod curve;
 pub mod exit;
@@ -8,9 +9,11 @@ pub mod lens;
 pub mod locate;
 mod page;
 mod panel;
+mod quality;
 pub mod seeds;
 pub mod selective;
 pub mod steer;
+pub mod swap;
 
 pub use page::{render, write};
 pub use panel::{Bars, Choice, Heat, HeatCell, Lines, Panel, Point, Scale, Section, Series, Table};

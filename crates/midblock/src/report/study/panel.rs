@@ -33,6 +33,21 @@ pub enum Panel {
     Choice(Choice),
 }
 
+impl Panel {
+    /// One panel for the only item, or one for each to choose from; `panel` makes it under a title.
+    pub(super) fn each<T>(title: &str, items: &[(&str, T)], panel: impl Fn(&T, String) -> Self) -> Self {
+        match items {
+            [(_, only)] => panel(only, title.to_owned()),
+            several => Self::Choice(Choice {
+                title: title.to_owned(),
+                options: (several.iter())
+                    .map(|(name, item)| ((*name).to_owned(), panel(item, format!("{title}: {name}"))))
+                    .collect(),
+            }),
+        }
+    }
+}
+
 /// Curves or points over a number.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Lines {

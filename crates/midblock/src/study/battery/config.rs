@@ -8,8 +8,9 @@ use crate::{
     config::{self, Adapt, Config, Data, DataSource, File, Model, Objective, Output, Override, Problem, Select, Train},
     eval::EvalConfig,
     study::{
-        BASE, Variant, correlate::CorrelateOptions, exit::ExitOptions, gradients::GradientsOptions, lens::LensOptions,
-        locate::LocateOptions, seeds::SeedsOptions, selective::SelectiveOptions, steer::SteerOptions,
+        BASE, Variant, alphas::AlphasOptions, correlate::CorrelateOptions, exit::ExitOptions,
+        gradients::GradientsOptions, lens::LensOptions, locate::LocateOptions, seeds::SeedsOptions,
+        selective::SelectiveOptions, steer::SteerOptions, swap::SwapOptions,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -60,6 +61,10 @@ pub struct Study {
     pub exit: ExitOptions,
     /// The logit lens.
     pub lens: LensOptions,
+    /// Swapped blocks.
+    pub swap: SwapOptions,
+    /// Merging with one α per segment.
+    pub alphas: AlphasOptions,
     /// Steering.
     pub steer: SteerOptions,
     /// Gradients and updates.
@@ -85,6 +90,8 @@ impl Default for Study {
             resamples: 200,
             exit: ExitOptions::default(),
             lens: LensOptions::default(),
+            swap: SwapOptions::default(),
+            alphas: AlphasOptions::default(),
             steer: SteerOptions::default(),
             gradients: GradientsOptions::default(),
             seeds: SeedsOptions::default(),

@@ -5,6 +5,7 @@ use crate::{
     Result,
     report::study::{self as page, Section},
     study::{
+        alphas::{Alphas, alphas},
         correlate::{Correlate, correlate},
         exit::{Exit, exit},
         gradients::{Gradients, gradients},
@@ -13,6 +14,7 @@ use crate::{
         seeds::{Seeds, seeds},
         selective::{Selective, selective},
         steer::{Steer, steer},
+        swap::{Swap, swap},
     },
 };
 use midblock_kernels::Backend;
@@ -26,6 +28,8 @@ use std::path::Path;
 pub struct Results {
     pub exit: Option<Exit>,
     pub lens: Option<Lens>,
+    pub swap: Option<Swap>,
+    pub alphas: Option<Alphas>,
     pub steer: Option<Steer>,
     pub gradients: Option<Gradients>,
     pub seeds: Option<Seeds>,
@@ -44,6 +48,8 @@ impl Results {
         match kind {
             Kind::Exit => self.exit = Some(exit(subject, &options.exit, cells)?),
             Kind::Lens => self.lens = Some(lens(subject, &options.lens, cells)?),
+            Kind::Swap => self.swap = Some(swap(subject, &options.swap, cells)?),
+            Kind::Alphas => self.alphas = Some(alphas(subject, &options.alphas, cells)?),
             Kind::Steer => self.steer = Some(steer(subject, &options.steer, cells)?),
             Kind::Gradients => self.gradients = Some(gradients(subject, &options.gradients, cells)?),
             Kind::Seeds => self.seeds = Some(seeds(subject, &options.seeds, cells)?),
@@ -59,6 +65,8 @@ impl Results {
         match kind {
             Kind::Exit => self.exit.as_ref().map(Exit::records),
             Kind::Lens => self.lens.as_ref().map(Lens::records),
+            Kind::Swap => self.swap.as_ref().map(Swap::records),
+            Kind::Alphas => self.alphas.as_ref().map(Alphas::records),
             Kind::Steer => self.steer.as_ref().map(Steer::records),
             Kind::Gradients => self.gradients.as_ref().map(Gradients::records),
             Kind::Seeds => self.seeds.as_ref().map(Seeds::records),
@@ -73,6 +81,8 @@ impl Results {
         match kind {
             Kind::Exit => self.exit.as_ref().map(|found| page::exit::section(found, blocks)),
             Kind::Lens => self.lens.as_ref().map(|found| page::lens::section(found, blocks)),
+            Kind::Swap => self.swap.as_ref().map(|found| page::swap::section(found, blocks)),
+            Kind::Alphas => self.alphas.as_ref().map(|found| page::alphas::section(found, blocks)),
             Kind::Steer => self.steer.as_ref().map(|found| page::steer::section(found, blocks)),
             Kind::Gradients => self
                 .gradients
