@@ -13,5 +13,6 @@ mod models;
 mod pretrain;
 #[path = "../../examples/random_checkpoint/writer.rs"]
 mod random_checkpoint;
+mod study;
 mod sweep;
 mod tune;
