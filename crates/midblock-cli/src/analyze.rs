@@ -1,13 +1,13 @@
 //! `midblock analyze`, `midblock report` and `midblock metrics`.
 
-use crate::{args, checkpoint, eval, progress::Terminal, sweep, tune};
+use crate::{args, checkpoint, eval, progress::Terminal, study, sweep, tune};
 use anyhow::{Result, bail};
 use midblock::{
     eval::EvaluationRun,
     metrics::{Options, Selection, registry},
     report,
     run::{Run, RunWriter},
-    study::{AnalyzeConfig, BASE, Variant, analyze, sweep::SweepRecord},
+    study::{AnalyzeConfig, BASE, Variant, analyze, battery::StudyRun, sweep::SweepRecord},
     tokens::data::DataSpec,
     train::TrainingRun,
 };
@@ -55,6 +55,9 @@ fn announce(run: &Run, dir: &Path) -> Result<()> {
 pub fn report(args: &args::Report) -> Result<()> {
     if SweepRecord::is_at(&args.dir) {
         return sweep::announce(&report::sweep::write(&args.dir)?, &args.dir);
+    }
+    if StudyRun::is_at(&args.dir) {
+        return study::announce(&report::study::write(&args.dir)?, &args.dir);
     }
     if TrainingRun::is_at(&args.dir) {
         let run = report::training::write(&args.dir)?;

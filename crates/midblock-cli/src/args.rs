@@ -38,6 +38,8 @@ pub enum Command {
     Tune(Box<Tune>),
     /// Train a new model from random weights, with a tokenizer learned from the same text
     Pretrain(Pretrain),
+    /// Look further into a model and its variants: early exit, logit lens, swapped and merged blocks, steering, gradients, …
+    Study(Study),
     /// Train and judge many choices of blocks with one budget: one table, one picture
     Sweep(Sweep),
     /// Tune, judge and analyse the embedded tiny model: the whole main job in two or three minutes, nothing to download
@@ -267,6 +269,41 @@ impl From<&Pretrain> for Tune {
             ..Self::default()
         }
     }
+}
+
+/// What is done is kept: the same command goes on after an interruption, and other kinds can be added to the folder.
+#[derive(Debug, Args)]
+pub struct Study {
+    /// `all`, or some of exit, lens, swap, alphas, steer, gradients, seeds, correlate, selective, locate, separated by commas
+    #[arg(value_name = "KINDS")]
+    pub kinds: String,
+    /// The study, as TOML: an experiment's with [study]; by default that of a study that has begun in --out
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A value for any key of the file, such as study.lens.shown=5; repeatable
+    #[arg(long = "set", value_name = "TABLE.KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// The model before fine-tuning [model.base]
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub base: Option<String>,
+    /// A fine-tuned variant and the name it gets in the report; repeatable [study.variants]
+    #[arg(long = "variant", value_name = "NAME=CHECKPOINT")]
+    pub variants: Vec<String>,
+    /// Data to train on, for the kinds that train; repeatable [data.train]
+    #[arg(long, value_name = "NAME=FILE_OR_HUB_ID")]
+    pub data: Vec<String>,
+    /// Data to measure on; --data if there is none; repeatable [data.eval]
+    #[arg(long, value_name = "NAME=FILE_OR_HUB_ID")]
+    pub eval: Vec<String>,
+    /// Samples measured of each data set [study.samples]
+    #[arg(long, value_name = "N")]
+    pub samples: Option<i64>,
+    /// Seed of the draw and of every resampling [study.seed]
+    #[arg(long)]
+    pub seed: Option<i64>,
+    /// Folder of the study [output.dir]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<String>,
 }
 
 /// The same command again goes on with a sweep that was interrupted, and tries again what failed.

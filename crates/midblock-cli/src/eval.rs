@@ -1,6 +1,6 @@
 //! `midblock eval`: flags and file → evaluations → a table, a comparison and a report.
 
-use crate::{args, checkpoint, progress::Terminal};
+use crate::{args, checkpoint, progress::Terminal, stopped::Stopped};
 use anyhow::{Context, Result, bail, ensure};
 use midblock::{
     Error,
@@ -9,29 +9,7 @@ use midblock::{
 };
 use midblock_kernels::Cpu;
 use serde_json::json;
-use std::{
-    fmt,
-    io::Write,
-    path::{Path, PathBuf},
-};
-
-/// The evaluation was asked to stop and can go on.
-#[derive(Debug)]
-pub struct Stopped {
-    dir: PathBuf,
-}
-
-impl fmt::Display for Stopped {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dir = self.dir.display();
-        write!(
-            out,
-            "stopped; every finished item is in {dir}, and the same command goes on there"
-        )
-    }
-}
-
-impl std::error::Error for Stopped {}
+use std::{io::Write, path::Path};
 
 /// `midblock eval`.
 pub fn run(args: &args::Eval, common: &args::Common) -> Result<()> {
@@ -77,7 +55,13 @@ fn one(spec: &str, config: &EvalConfig, common: &args::Common, dir: &Path, termi
     let hub = checkpoint::hub(common);
     let transfers = |transfer: midblock::hub::Transfer<'_>| terminal.transfer(&transfer);
     match evaluate(&Cpu::new(), &checkpoint, config, &hub, &transfers, dir, terminal) {
-        Err(Error::Interrupted) => Err(Stopped { dir: dir.to_owned() }.into()),
+        Err(Error::Interrupted) => {
+            let dir = dir.display();
+            Err(Stopped(format!(
+                "; every finished item is in {dir}, and the same command goes on there"
+            ))
+            .into())
+        }
         other => Ok(other?),
     }
 }

@@ -15,6 +15,8 @@ mod merge;
 mod perplexity;
 mod progress;
 mod quickstart;
+mod stopped;
+mod study;
 mod sweep;
 mod tune;
 
@@ -35,7 +37,7 @@ fn main() -> ExitCode {
             eprintln!("interrupted; nothing was written");
             ExitCode::from(130)
         }
-        Err(error) if error.is::<tune::Stopped>() || error.is::<eval::Stopped>() || error.is::<sweep::Stopped>() => {
+        Err(error) if error.is::<stopped::Stopped>() => {
             eprintln!("{error}");
             ExitCode::from(130)
         }
@@ -59,6 +61,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Analyze(args) => analyze::run(args, &cli.common),
         Command::Tune(args) => tune::run(args, &cli.common),
         Command::Sweep(args) => sweep::run(args, &cli.common),
+        Command::Study(args) => study::run(args, &cli.common),
         Command::Pretrain(args) => tune::pretrain(args, &cli.common),
         Command::Quickstart(args) => quickstart::run(args, &cli.common),
         Command::Inspect(args) => inspect::run(args, &cli.common),

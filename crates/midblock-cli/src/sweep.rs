@@ -4,6 +4,7 @@ use crate::{
     args, checkpoint,
     live::{Plain, duration},
     progress::Terminal,
+    stopped::Stopped,
 };
 use anyhow::{Context, Result, ensure};
 use midblock::{
@@ -18,29 +19,7 @@ use midblock::{
     train::{Evaluation, Observer, Outlook, StepMetrics},
 };
 use midblock_kernels::Cpu;
-use std::{
-    fmt,
-    io::Write,
-    path::{Path, PathBuf},
-};
-
-/// The sweep was asked to stop and can go on.
-#[derive(Debug)]
-pub struct Stopped {
-    dir: PathBuf,
-}
-
-impl fmt::Display for Stopped {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            out,
-            "stopped; what is done is in {0}; go on with: midblock sweep --out {0}",
-            self.dir.display()
-        )
-    }
-}
-
-impl std::error::Error for Stopped {}
+use std::{io::Write, path::Path};
 
 /// `midblock sweep`.
 pub fn run(args: &args::Sweep, common: &args::Common) -> Result<()> {
@@ -63,7 +42,10 @@ pub fn run(args: &args::Sweep, common: &args::Common) -> Result<()> {
     let dir = dir.context("--out DIR is missing: where the sweep goes")?;
     let plan = SweepPlan::new(file, &dir, &hub, &transfers)?;
     let record = train(&plan, &dir, common).map_err(|error| match error {
-        Error::Interrupted => anyhow::Error::new(Stopped { dir: dir.clone() }),
+        Error::Interrupted => anyhow::Error::new(Stopped(format!(
+            "; what is done is in {0}; go on with: midblock sweep --out {0}",
+            dir.display()
+        ))),
         error => error.into(),
     })?;
     announce(&record, &dir)

@@ -5,6 +5,7 @@ use crate::{
     live::{self, Plain},
     mask,
     progress::Terminal,
+    stopped::Stopped,
 };
 use anyhow::{Context, Result};
 use midblock::{
@@ -18,31 +19,10 @@ use midblock::{
 };
 use midblock_kernels::Cpu;
 use std::{
-    fmt,
     io::{IsTerminal, Write},
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-
-/// The run was asked to stop and can go on.
-#[derive(Debug)]
-pub struct Stopped {
-    command: &'static str,
-    step: u64,
-    dir: PathBuf,
-}
-
-impl fmt::Display for Stopped {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (command, step, dir) = (self.command, self.step, self.dir.display());
-        write!(
-            out,
-            "stopped and saved after step {step}; go on with: midblock {command} --out {dir} --resume"
-        )
-    }
-}
-
-impl std::error::Error for Stopped {}
 
 /// `midblock tune`.
 pub fn run(args: &args::Tune, common: &args::Common) -> Result<()> {
@@ -98,7 +78,9 @@ fn train(command: &'static str, config: Config, args: &args::Tune, common: &args
     let tuned = tuned?;
     if tuned.ending == Ending::Interrupted {
         let step = tuned.run.info.training.position.map_or(0, |position| position.step);
-        return Err(Stopped { command, step, dir }.into());
+        let dir = dir.display();
+        let text = format!(" and saved after step {step}; go on with: midblock {command} --out {dir} --resume");
+        return Err(Stopped(text).into());
     }
     announce(&tuned.run, &dir)
 }

@@ -23,8 +23,8 @@ pub use crate::checkpoint::FileHash;
 pub use info::{DatasetInfo, Machine, ModelInfo, Phase, RunInfo, SCHEMA, Seed, Skipped, timestamp_utc};
 pub use machine::{peak_rss_bytes, private_rss_bytes};
 pub use record::{Record, WeightRecord};
-pub(crate) use writer::write_bytes;
 pub use writer::{RunWriter, write};
+pub(crate) use writer::{remove_if_there, write_bytes};
 
 use crate::{Error, Result};
 use std::path::Path;

@@ -6,9 +6,11 @@ pub mod exit;
 pub mod gradients;
 pub mod lens;
 pub mod locate;
+mod page;
 mod panel;
 pub mod seeds;
 pub mod selective;
 pub mod steer;
 
+pub use page::{render, write};
 pub use panel::{Bars, Choice, Heat, HeatCell, Lines, Panel, Point, Scale, Section, Series, Table};

@@ -7,7 +7,10 @@ use crate::{
     Error, Result,
     config::{self, Adapt, Config, Data, DataSource, File, Model, Objective, Output, Override, Problem, Select, Train},
     eval::EvalConfig,
-    study::{BASE, Variant},
+    study::{
+        BASE, Variant, correlate::CorrelateOptions, exit::ExitOptions, lens::LensOptions, seeds::SeedsOptions,
+        steer::SteerOptions,
+    },
 };
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -51,8 +54,18 @@ pub struct Study {
     pub metrics_length: usize,
     /// Seed of the draw and of every resampling; 42 by default.
     pub seed: u64,
-    /// Bootstrap resamples of each 95 % interval; 200 by default.
+    /// Bootstrap resamples of each 95 % interval of the representation metrics; 200 by default.
     pub resamples: usize,
+    /// Early exit.
+    pub exit: ExitOptions,
+    /// The logit lens.
+    pub lens: LensOptions,
+    /// Steering.
+    pub steer: SteerOptions,
+    /// Several draws of samples.
+    pub seeds: SeedsOptions,
+    /// Correlations.
+    pub correlate: CorrelateOptions,
 }
 
 impl Default for Study {
@@ -64,6 +77,11 @@ impl Default for Study {
             metrics_length: 128,
             seed: 42,
             resamples: 200,
+            exit: ExitOptions::default(),
+            lens: LensOptions::default(),
+            steer: SteerOptions::default(),
+            seeds: SeedsOptions::default(),
+            correlate: CorrelateOptions::default(),
         }
     }
 }

@@ -12,63 +12,37 @@ pub enum Kind {
     Exit,
     /// Logit lens: what each layer would say next, base against variant, token by token.
     Lens,
-    /// Blocks of one model in the other.
-    Swap,
-    /// Merging with one α per segment.
-    Alphas,
     /// The difference of two models added to the residual stream.
     Steer,
-    /// Gradients and updates of each block over optimiser steps.
-    Gradients,
     /// Metrics over several draws of samples.
     Seeds,
     /// Which metrics say the same.
     Correlate,
-    /// Training with the first blocks frozen.
-    Selective,
-    /// Which blocks are worth training, and whether choosing them pays.
-    Locate,
 }
 
 impl Kind {
     /// All, in the order in which they run and are reported.
-    pub const ALL: [Self; 10] = [
-        Self::Exit,
-        Self::Lens,
-        Self::Swap,
-        Self::Alphas,
-        Self::Steer,
-        Self::Gradients,
-        Self::Seeds,
-        Self::Correlate,
-        Self::Selective,
-        Self::Locate,
-    ];
+    pub const ALL: [Self; 5] = [Self::Exit, Self::Lens, Self::Steer, Self::Seeds, Self::Correlate];
 
     /// As it is typed.
     pub fn name(self) -> &'static str {
         match self {
             Self::Exit => "exit",
             Self::Lens => "lens",
-            Self::Swap => "swap",
-            Self::Alphas => "alphas",
             Self::Steer => "steer",
-            Self::Gradients => "gradients",
             Self::Seeds => "seeds",
             Self::Correlate => "correlate",
-            Self::Selective => "selective",
-            Self::Locate => "locate",
         }
     }
 
     /// Whether it compares variants with the base, and so needs one.
     pub fn needs_variant(self) -> bool {
-        matches!(self, Self::Swap | Self::Alphas | Self::Steer)
+        matches!(self, Self::Steer)
     }
 
     /// Whether it trains, and so needs data to train on besides the measured.
     pub fn trains(self) -> bool {
-        matches!(self, Self::Gradients | Self::Selective | Self::Locate)
+        false
     }
 
     /// `all`, or names separated by commas; in running order, each once.
@@ -117,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_list_is_put_in_order_and_a_wrong_name_is_named() {
-        assert_eq!(Kind::parse_list("swap,exit,swap").unwrap(), [Kind::Exit, Kind::Swap]);
+        assert_eq!(Kind::parse_list("steer,exit,steer").unwrap(), [Kind::Exit, Kind::Steer]);
         assert_eq!(Kind::parse_list("all").unwrap(), Kind::ALL);
         let message = Kind::parse_list("exit,lense").unwrap_err().to_string();
         assert!(message.contains("`lense`") || message.contains("lense"), "{message}");

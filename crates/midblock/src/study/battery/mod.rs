@@ -10,6 +10,8 @@ mod config;
 pub(crate) mod fixture;
 mod kind;
 mod record;
+mod results;
+mod run;
 mod subject;
 
 pub use analysis::analysis;
@@ -18,4 +20,6 @@ pub use cells::Cells;
 pub use config::{Study, StudyConfig, StudyFile};
 pub use kind::Kind;
 pub use record::StudyRecord;
+pub use results::Results;
+pub use run::{StudyFolder, StudyRun, study};
 pub use subject::{Subject, open};

@@ -51,6 +51,13 @@ impl<B: Backend> Subject<'_, B> {
         &self.samples[..n.min(self.samples.len())]
     }
 
+    /// The measured sequences of a data set.
+    pub(super) fn of_set<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s TrainingSample> {
+        self.samples
+            .iter()
+            .filter(move |sample| sample.id.split('/').next() == Some(name))
+    }
+
     /// L.
     pub fn blocks(&self) -> usize {
         self.models[0].architecture.blocks

@@ -19,7 +19,7 @@ use crate::{
     Error, Result,
     checkpoint::{Checkpoint, FileHash},
     config::{self, Config},
-    run::{DONE, lock, write_bytes},
+    run::{DONE, lock, remove_if_there, write_bytes},
     train::{RESOLVED_TOML, TrainingRun, is_free},
 };
 use std::{
@@ -94,7 +94,7 @@ impl SweepFolder {
             check_cell(dir, cell, &mut hashes)?;
         }
         write_bytes(&saved, plan.file.to_toml().as_bytes())?;
-        remove(&dir.join(DONE))?;
+        remove_if_there(&dir.join(DONE))?;
         let dir = dir.to_path_buf();
         Ok(Self { dir, _lock: lock })
     }
@@ -215,11 +215,4 @@ fn check_cell(dir: &Path, cell: &Cell, hashes: &mut BTreeMap<PathBuf, String>) -
         }
     }
     Ok(())
-}
-
-pub(super) fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
-        _ => Ok(()),
-    }
 }

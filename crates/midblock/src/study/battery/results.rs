@@ -1,0 +1,77 @@
+//! What the kinds of studies found, and how each is made.
+
+use super::{Cells, Kind, StudyRecord, Subject};
+use crate::{
+    Result,
+    report::study::{self as page, Section},
+    study::{
+        correlate::{Correlate, correlate},
+        exit::{Exit, exit},
+        lens::{Lens, lens},
+        seeds::{Seeds, seeds},
+        steer::{Steer, steer},
+    },
+};
+use midblock_kernels::Backend;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// One field for each [`Kind`], as far as they are made.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)] // as the kinds
+pub struct Results {
+    pub exit: Option<Exit>,
+    pub lens: Option<Lens>,
+    pub steer: Option<Steer>,
+    pub seeds: Option<Seeds>,
+    pub correlate: Option<Correlate>,
+}
+
+impl Results {
+    /// Makes one kind, or takes it from its cells.
+    ///
+    /// # Errors
+    /// Whatever that kind may raise.
+    pub(super) fn make<B: Backend>(&mut self, kind: Kind, subject: &Subject<'_, B>, cells: &Cells) -> Result<()> {
+        let options = &subject.file.config.study;
+        match kind {
+            Kind::Exit => self.exit = Some(exit(subject, &options.exit, cells)?),
+            Kind::Lens => self.lens = Some(lens(subject, &options.lens, cells)?),
+            Kind::Steer => self.steer = Some(steer(subject, &options.steer, cells)?),
+            Kind::Seeds => self.seeds = Some(seeds(subject, &options.seeds, cells)?),
+            Kind::Correlate => self.correlate = Some(correlate(subject, &options.correlate, cells)?),
+        }
+        Ok(())
+    }
+
+    /// The numbers of a kind; none if it is not made.
+    pub fn records(&self, kind: Kind) -> Option<Vec<StudyRecord>> {
+        match kind {
+            Kind::Exit => self.exit.as_ref().map(Exit::records),
+            Kind::Lens => self.lens.as_ref().map(Lens::records),
+            Kind::Steer => self.steer.as_ref().map(Steer::records),
+            Kind::Seeds => self.seeds.as_ref().map(Seeds::records),
+            Kind::Correlate => self.correlate.as_ref().map(Correlate::records),
+        }
+    }
+
+    /// The part of the page on a kind; none if it is not made.
+    pub fn section(&self, kind: Kind, blocks: usize) -> Option<Section> {
+        match kind {
+            Kind::Exit => self.exit.as_ref().map(|found| page::exit::section(found, blocks)),
+            Kind::Lens => self.lens.as_ref().map(|found| page::lens::section(found, blocks)),
+            Kind::Steer => self.steer.as_ref().map(|found| page::steer::section(found, blocks)),
+            Kind::Seeds => self.seeds.as_ref().map(|found| page::seeds::section(found, blocks)),
+            Kind::Correlate => self.correlate.as_ref().map(page::correlate::section),
+        }
+    }
+
+    /// What a kind writes besides its numbers.
+    pub(super) fn write_more(&self, kind: Kind, dir: &Path) -> Result<()> {
+        match (kind, &self.lens) {
+            (Kind::Lens, Some(lens)) => lens.write_tokens(dir),
+            _ => Ok(()),
+        }
+    }
+}
