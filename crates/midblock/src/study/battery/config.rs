@@ -8,8 +8,8 @@ use crate::{
     config::{self, Adapt, Config, Data, DataSource, File, Model, Objective, Output, Override, Problem, Select, Train},
     eval::EvalConfig,
     study::{
-        BASE, Variant, correlate::CorrelateOptions, exit::ExitOptions, lens::LensOptions, seeds::SeedsOptions,
-        steer::SteerOptions,
+        BASE, Variant, correlate::CorrelateOptions, exit::ExitOptions, gradients::GradientsOptions, lens::LensOptions,
+        locate::LocateOptions, seeds::SeedsOptions, selective::SelectiveOptions, steer::SteerOptions,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -62,10 +62,16 @@ pub struct Study {
     pub lens: LensOptions,
     /// Steering.
     pub steer: SteerOptions,
+    /// Gradients and updates.
+    pub gradients: GradientsOptions,
     /// Several draws of samples.
     pub seeds: SeedsOptions,
     /// Correlations.
     pub correlate: CorrelateOptions,
+    /// Training with frozen blocks.
+    pub selective: SelectiveOptions,
+    /// Choosing a band.
+    pub locate: LocateOptions,
 }
 
 impl Default for Study {
@@ -80,8 +86,11 @@ impl Default for Study {
             exit: ExitOptions::default(),
             lens: LensOptions::default(),
             steer: SteerOptions::default(),
+            gradients: GradientsOptions::default(),
             seeds: SeedsOptions::default(),
             correlate: CorrelateOptions::default(),
+            selective: SelectiveOptions::default(),
+            locate: LocateOptions::default(),
         }
     }
 }

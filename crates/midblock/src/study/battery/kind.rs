@@ -14,15 +14,30 @@ pub enum Kind {
     Lens,
     /// The difference of two models added to the residual stream.
     Steer,
+    /// Gradients and updates of each block over optimiser steps.
+    Gradients,
     /// Metrics over several draws of samples.
     Seeds,
     /// Which metrics say the same.
     Correlate,
+    /// Training with the first blocks frozen.
+    Selective,
+    /// Which blocks are worth training, and whether choosing them pays.
+    Locate,
 }
 
 impl Kind {
     /// All, in the order in which they run and are reported.
-    pub const ALL: [Self; 5] = [Self::Exit, Self::Lens, Self::Steer, Self::Seeds, Self::Correlate];
+    pub const ALL: [Self; 8] = [
+        Self::Exit,
+        Self::Lens,
+        Self::Steer,
+        Self::Gradients,
+        Self::Seeds,
+        Self::Correlate,
+        Self::Selective,
+        Self::Locate,
+    ];
 
     /// As it is typed.
     pub fn name(self) -> &'static str {
@@ -30,8 +45,11 @@ impl Kind {
             Self::Exit => "exit",
             Self::Lens => "lens",
             Self::Steer => "steer",
+            Self::Gradients => "gradients",
             Self::Seeds => "seeds",
             Self::Correlate => "correlate",
+            Self::Selective => "selective",
+            Self::Locate => "locate",
         }
     }
 
@@ -42,7 +60,7 @@ impl Kind {
 
     /// Whether it trains, and so needs data to train on besides the measured.
     pub fn trains(self) -> bool {
-        false
+        matches!(self, Self::Gradients | Self::Selective | Self::Locate)
     }
 
     /// `all`, or names separated by commas; in running order, each once.

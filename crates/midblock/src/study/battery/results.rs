@@ -7,8 +7,11 @@ use crate::{
     study::{
         correlate::{Correlate, correlate},
         exit::{Exit, exit},
+        gradients::{Gradients, gradients},
         lens::{Lens, lens},
+        locate::{Locate, locate},
         seeds::{Seeds, seeds},
+        selective::{Selective, selective},
         steer::{Steer, steer},
     },
 };
@@ -24,8 +27,11 @@ pub struct Results {
     pub exit: Option<Exit>,
     pub lens: Option<Lens>,
     pub steer: Option<Steer>,
+    pub gradients: Option<Gradients>,
     pub seeds: Option<Seeds>,
     pub correlate: Option<Correlate>,
+    pub selective: Option<Selective>,
+    pub locate: Option<Locate>,
 }
 
 impl Results {
@@ -39,8 +45,11 @@ impl Results {
             Kind::Exit => self.exit = Some(exit(subject, &options.exit, cells)?),
             Kind::Lens => self.lens = Some(lens(subject, &options.lens, cells)?),
             Kind::Steer => self.steer = Some(steer(subject, &options.steer, cells)?),
+            Kind::Gradients => self.gradients = Some(gradients(subject, &options.gradients, cells)?),
             Kind::Seeds => self.seeds = Some(seeds(subject, &options.seeds, cells)?),
             Kind::Correlate => self.correlate = Some(correlate(subject, &options.correlate, cells)?),
+            Kind::Selective => self.selective = Some(selective(subject, &options.selective, cells)?),
+            Kind::Locate => self.locate = Some(locate(subject, &options.locate, cells)?),
         }
         Ok(())
     }
@@ -51,8 +60,11 @@ impl Results {
             Kind::Exit => self.exit.as_ref().map(Exit::records),
             Kind::Lens => self.lens.as_ref().map(Lens::records),
             Kind::Steer => self.steer.as_ref().map(Steer::records),
+            Kind::Gradients => self.gradients.as_ref().map(Gradients::records),
             Kind::Seeds => self.seeds.as_ref().map(Seeds::records),
             Kind::Correlate => self.correlate.as_ref().map(Correlate::records),
+            Kind::Selective => self.selective.as_ref().map(Selective::records),
+            Kind::Locate => self.locate.as_ref().map(Locate::records),
         }
     }
 
@@ -62,8 +74,11 @@ impl Results {
             Kind::Exit => self.exit.as_ref().map(|found| page::exit::section(found, blocks)),
             Kind::Lens => self.lens.as_ref().map(|found| page::lens::section(found, blocks)),
             Kind::Steer => self.steer.as_ref().map(|found| page::steer::section(found, blocks)),
+            Kind::Gradients => (self.gradients.as_ref()).map(|found| page::gradients::section(found, blocks)),
             Kind::Seeds => self.seeds.as_ref().map(|found| page::seeds::section(found, blocks)),
             Kind::Correlate => self.correlate.as_ref().map(page::correlate::section),
+            Kind::Selective => (self.selective.as_ref()).map(|found| page::selective::section(found, blocks)),
+            Kind::Locate => self.locate.as_ref().map(|found| page::locate::section(found, blocks)),
         }
     }
 

@@ -194,7 +194,7 @@ pub fn locate<B: Backend>(subject: &Subject<'_, B>, options: &LocateOptions, cel
             .collect::<Vec<_>>()
     };
     let best = all(0);
-    let arm = |(index, (choice, runs)): (usize, &(Choice, Vec<(Range<usize>, Trained)>))| Arm {
+    let arm = |(index, (choice, runs)): (usize, &(Choice, Runs))| Arm {
         choice: *choice,
         runs: (runs.iter().zip(&options.seeds))
             .map(|((blocks, run), &seed)| arm_run(seed, blocks, run, &scores))
