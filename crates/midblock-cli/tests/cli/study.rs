@@ -25,7 +25,21 @@ const SMALL: [&str; 13] = [
 fn variant(dir: &Path) -> String {
     let out = dir.join("tuned");
     midblock()
-        .args(["tune", "--model", &base(), "--data", &problems("p"), "--steps", "2", "--batch", "2", "--rank", "2", "--lr", "0.01"])
+        .args([
+            "tune",
+            "--model",
+            &base(),
+            "--data",
+            &problems("p"),
+            "--steps",
+            "2",
+            "--batch",
+            "2",
+            "--rank",
+            "2",
+            "--lr",
+            "0.01",
+        ])
         .args(["--set", "train.accumulation=1", "--quiet", "--out"])
         .arg(&out)
         .assert()
@@ -35,7 +49,17 @@ fn variant(dir: &Path) -> String {
 
 fn study(kinds: &str, variant: Option<&str>, out: &Path) -> assert_cmd::Command {
     let mut command = midblock();
-    command.args(["study", kinds, "--base", &base(), "--data", &problems("p"), "--eval", &problems("q"), "--out"]);
+    command.args([
+        "study",
+        kinds,
+        "--base",
+        &base(),
+        "--data",
+        &problems("p"),
+        "--eval",
+        &problems("q"),
+        "--out",
+    ]);
     command.arg(out);
     command.args(variant.iter().flat_map(|variant| ["--variant", variant]));
     command.args(SMALL.iter().flat_map(|set| ["--set", set]));
@@ -46,32 +70,73 @@ fn study(kinds: &str, variant: Option<&str>, out: &Path) -> assert_cmd::Command 
 fn the_whole_battery_leaves_one_page_and_goes_on_to_the_same_numbers() {
     let dir = TempDir::new().unwrap();
     let (variant, out) = (variant(dir.path()), dir.path().join("out"));
-    let kinds = ["exit", "lens", "swap", "alphas", "steer", "gradients", "seeds", "correlate", "selective", "locate"];
+    let kinds = [
+        "exit",
+        "lens",
+        "swap",
+        "alphas",
+        "steer",
+        "gradients",
+        "seeds",
+        "correlate",
+        "selective",
+        "locate",
+    ];
     let assert = study("all", Some(&variant), &out).assert().success();
     let stdout = String::from_utf8(assert.get_output().stdout.clone()).unwrap();
-    assert!(stdout.contains("Early exit") && stdout.contains("report.html"), "{stdout}");
+    assert!(
+        stdout.contains("Early exit") && stdout.contains("report.html"),
+        "{stdout}"
+    );
     let page = fs::read_to_string(out.join("report.html")).unwrap();
     for kind in kinds {
         let table = fs::read_to_string(out.join(format!("{kind}.csv"))).unwrap();
-        assert!(table.starts_with("model,reference,setting,layer,metric,value,lo,hi\n"), "{kind}");
+        assert!(
+            table.starts_with("model,reference,setting,layer,metric,value,lo,hi\n"),
+            "{kind}"
+        );
         assert!(table.lines().count() > 3, "{kind}: {table}");
         assert!(out.join(format!("{kind}.parquet")).is_file(), "{kind}");
-        assert!(page.contains(&format!("<section class=\"group\" id=\"{kind}\"")), "{kind}");
+        assert!(
+            page.contains(&format!("<section class=\"group\" id=\"{kind}\"")),
+            "{kind}"
+        );
     }
-    for path in ["DONE", "study.toml", "study.json", "lens_tokens.csv", "lens_tokens.parquet", "cells/analysis-42/report.html"] {
+    for path in [
+        "DONE",
+        "study.toml",
+        "study.json",
+        "lens_tokens.csv",
+        "lens_tokens.parquet",
+        "cells/analysis-42/report.html",
+    ] {
         assert!(out.join(path).is_file(), "{path}");
     }
 
     // without the results but with the cells: everything comes back, nothing is computed
-    let tables: Vec<_> = kinds.map(|kind| fs::read(out.join(format!("{kind}.csv"))).unwrap()).into();
+    let tables: Vec<_> = kinds
+        .map(|kind| fs::read(out.join(format!("{kind}.csv"))).unwrap())
+        .into();
     fs::remove_file(out.join("study.json")).unwrap();
-    midblock().args(["study", "all", "--quiet", "--out"]).arg(&out).assert().success();
-    let again: Vec<_> = kinds.map(|kind| fs::read(out.join(format!("{kind}.csv"))).unwrap()).into();
+    midblock()
+        .args(["study", "all", "--quiet", "--out"])
+        .arg(&out)
+        .assert()
+        .success();
+    let again: Vec<_> = kinds
+        .map(|kind| fs::read(out.join(format!("{kind}.csv"))).unwrap())
+        .into();
     assert!(tables == again);
 
-    let other = study("exit", Some(&variant), &out).args(["--samples", "3", "--set", "study.samples=3"]).assert().code(2);
+    let other = study("exit", Some(&variant), &out)
+        .args(["--samples", "3", "--set", "study.samples=3"])
+        .assert()
+        .code(2);
     let stderr = String::from_utf8(other.get_output().stderr.clone()).unwrap();
-    assert!(stderr.contains("content of the samples") && stderr.contains("--out"), "{stderr}");
+    assert!(
+        stderr.contains("content of the samples") && stderr.contains("--out"),
+        "{stderr}"
+    );
     fs::remove_file(out.join("report.html")).unwrap();
     midblock().arg("report").arg(&out).assert().success();
     assert!(out.join("report.html").is_file());

@@ -9,7 +9,7 @@
 use super::{
     BASE,
     battery::{Cells, StudyRecord, Subject},
-    training::{Scored, Trained, records, scored, trained, untrained},
+    training::{Scored, Trained, records, scored, shorten, trained, untrained},
 };
 use crate::{
     Error, Result,
@@ -26,9 +26,10 @@ pub struct SelectiveOptions {
     /// Shares of the blocks that are frozen, from the first block on; 0, 0.33, 0.5 and 0.66 by default. The first is what the
     /// others are compared with.
     pub ratios: Vec<f64>,
-    /// Optimiser steps; as `[train]` says by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub steps: Option<u64>,
+    /// Optimiser steps, whatever `[train]` says; 8 by default: enough to compare costs, few for a fine-tuning.
+    pub steps: u64,
+    /// Sequences in a step, likewise; 4 by default.
+    pub batch: usize,
     /// Measured samples that judge; 50 by default.
     pub samples: usize,
 }
@@ -37,7 +38,8 @@ impl Default for SelectiveOptions {
     fn default() -> Self {
         Self {
             ratios: vec![0.0, 0.33, 0.5, 0.66],
-            steps: None,
+            steps: 8,
+            batch: 4,
             samples: 50,
         }
     }
@@ -97,9 +99,7 @@ pub fn selective<B: Backend>(subject: &Subject<'_, B>, options: &SelectiveOption
         let change = |config: &mut Config| {
             config.select.layers = Some(layers(&config.adapt, count, blocks));
             config.select.from = None;
-            if options.steps.is_some() {
-                (config.train.steps, config.train.epochs) = (options.steps, None);
-            }
+            shorten(config, options.steps, options.batch);
         };
         let config = subject.file.experiment(change)?;
         let name = format!("selective-{count}-of-{blocks}");
@@ -209,7 +209,8 @@ mod tests {
         let fixture = Fixture::new();
         let options = SelectiveOptions {
             ratios: vec![0.0, 0.5],
-            steps: Some(2),
+            steps: 2,
+            batch: 2,
             samples: 5,
         };
         let measured = fixture.file(&[]).config.data.eval[0].0.source.to_string();

@@ -107,6 +107,13 @@ pub struct Trained {
     pub scores: Vec<Scores>,
 }
 
+/// Makes an experiment a short one: so many steps of so many sequences, whatever `[train]` says of its length.
+pub(super) fn shorten(config: &mut Config, steps: u64, batch: usize) {
+    let train = &mut config.train;
+    (train.steps, train.epochs) = (Some(steps), None);
+    (train.batch, train.batch_tokens, train.accumulation) = (Some(batch), None, 1);
+}
+
 /// What of a configuration decides on a result: all but where that goes.
 pub(super) fn lasting(config: &Config) -> Config {
     Config {
@@ -126,8 +133,7 @@ pub(super) fn trained<B: Backend>(
     config: Config,
     measured: &[TrainingSample],
 ) -> Result<Trained> {
-    let options =
-        json!({"experiment": Config { output: Output::default(), ..config.clone() }, "measured": measured.len()});
+    let options = json!({"experiment": Config { output: Output::default(), ..config.clone() }, "measured": measured.len(), "eval": subject.file.config.eval});
     cells.cell(name, &options, || {
         let (run, spec) = run_in(subject, cells, name, config)?;
         let checkpoint = Checkpoint::open(&spec, subject.hub, subject.on_transfer)?;
@@ -171,7 +177,8 @@ pub(super) fn untrained<B: Backend>(
     measured: &[TrainingSample],
 ) -> Result<Vec<Scores>> {
     let name = format!("untrained-{}", measured.len());
-    cells.cell(&name, &json!({"measured": measured.len()}), || {
+    let options = json!({"measured": measured.len(), "eval": subject.file.config.eval});
+    cells.cell(&name, &options, || {
         let checkpoint = subject.models[0].checkpoint;
         judge(subject, checkpoint, measured, &cells.folder(&name).join(EVAL))
     })

@@ -13,7 +13,7 @@ pub use relation::{Quantity, Relation, relations};
 use super::{
     BASE,
     battery::{Cells, StudyRecord, Subject, analysis},
-    training::{lasting, unseen},
+    training::{lasting, shorten, unseen},
 };
 use crate::{
     Result,
@@ -87,10 +87,8 @@ pub fn gradients<B: Backend>(subject: &Subject<'_, B>, options: &GradientsOption
         config.select.modules = Some(modules.clone());
         config.select.extra.clear();
         config.select.from = None;
-        let train = &mut config.train;
-        (train.steps, train.epochs) = (Some(options.steps), None);
-        (train.batch, train.batch_tokens, train.accumulation) = (Some(options.batch), None, 1);
-        train.lr = options.lr.unwrap_or(train.lr);
+        config.train.lr = options.lr.unwrap_or(config.train.lr);
+        shorten(config, options.steps, options.batch);
     };
     let config = subject.file.experiment(change)?;
     let lr = config.train.lr;

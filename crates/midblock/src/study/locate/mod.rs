@@ -11,22 +11,23 @@
 //! Whether choosing paid is whether the loss of the chosen band is clearly below that of the fixed and of the random one. What this
 //! cannot say: whether it pays with other data, longer training, or another model.
 
+mod arms;
 mod bands;
 mod probe;
 
+pub use arms::{Arm, ArmRun, Choice, named};
 pub use bands::{Band, ranked, scores, unit_ranks};
 pub use probe::Probe;
 
 use super::{
     BASE,
     battery::{Cells, StudyRecord, Subject},
-    training::{Scored, Trained, lasting, loss, records, scored, trained, untrained},
+    training::{Scored, lasting, records, scored, untrained},
 };
-use crate::{Error, Result, config::Config, rng, select::Layers};
+use crate::{Error, Result};
+use arms::{Runs, arm_run, train};
 use midblock_kernels::Backend;
-use rand::RngExt;
 use serde::{Deserialize, Serialize};
-use std::{fmt, ops::Range};
 
 /// `[study.locate]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,9 +39,10 @@ pub struct LocateOptions {
     pub widths: Vec<f64>,
     /// Seeds of training; 1 and 2 by default.
     pub seeds: Vec<u64>,
-    /// Optimiser steps of each arm; as `[train]` says by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub steps: Option<u64>,
+    /// Optimiser steps of each arm, whatever `[train]` says; 8 by default, which is few: give what a real run would have.
+    pub steps: u64,
+    /// Sequences in a step, likewise; 4 by default.
+    pub batch: usize,
     /// Steps of the probe run, where there is no variant; 8 by default.
     pub probe_steps: u64,
     /// Texts of each training data set whose states are looked at; 50 by default.
@@ -57,7 +59,8 @@ impl Default for LocateOptions {
             weights: Weights::default(),
             widths: vec![0.6],
             seeds: vec![1, 2],
-            steps: None,
+            steps: 8,
+            batch: 4,
             probe_steps: 8,
             probe_samples: 50,
             samples: 50,
@@ -88,31 +91,6 @@ impl Default for Weights {
     }
 }
 
-/// What an arm trains.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Choice {
-    /// The band with the largest predicted benefit.
-    Chosen,
-    /// 20 % to 80 %.
-    Fixed,
-    /// As wide as the chosen one, somewhere else.
-    Random,
-    /// All blocks.
-    Uniform,
-}
-
-impl fmt::Display for Choice {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.pad(match self {
-            Self::Chosen => "chosen band",
-            Self::Fixed => "fixed 20–80 % band",
-            Self::Random => "random band",
-            Self::Uniform => "all blocks",
-        })
-    }
-}
-
 /// What was predicted, and what came of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Locate {
@@ -132,36 +110,6 @@ pub struct Locate {
     pub arms: Vec<Arm>,
 }
 
-/// One choice, trained with every seed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Arm {
-    /// What it is.
-    pub choice: Choice,
-    /// One for each seed.
-    pub runs: Vec<ArmRun>,
-    /// How well it does, over seeds.
-    pub values: Vec<Scored>,
-    /// The chosen band's numbers minus its own; empty for the chosen one.
-    pub chosen_minus_this: Vec<Scored>,
-}
-
-/// One training run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ArmRun {
-    /// Its seed.
-    pub seed: u64,
-    /// Its blocks, 0-based, half-open.
-    pub blocks: Range<usize>,
-    /// Their predicted benefit.
-    pub benefit: f64,
-    /// Mean loss on the measured samples, in nats per token.
-    pub loss: f64,
-    /// Numbers that were trained.
-    pub parameters: u64,
-    /// Seconds of training.
-    pub seconds: f64,
-}
-
 /// Probes, chooses, trains and compares.
 ///
 /// # Errors
@@ -171,7 +119,7 @@ pub fn locate<B: Backend>(subject: &Subject<'_, B>, options: &LocateOptions, cel
     let widths = check(options, blocks)?;
     let own = serde_json::json!({
         "experiment": lasting(&subject.file.experiment(|_| ())?),
-        "probe_steps": options.probe_steps, "probe_samples": options.probe_samples,
+        "steps": options.probe_steps, "batch": options.batch, "samples": options.probe_samples,
     });
     let probe = cells.cell("locate-probe", &own, || probe::probe(subject, options, cells))?;
     let Weights {
@@ -194,7 +142,7 @@ pub fn locate<B: Backend>(subject: &Subject<'_, B>, options: &LocateOptions, cel
             .collect::<Vec<_>>()
     };
     let best = all(0);
-    let arm = |(index, (choice, runs)): (usize, &(Choice, Vec<(Range<usize>, Trained)>))| Arm {
+    let arm = |(index, (choice, runs)): (usize, &(Choice, Runs))| Arm {
         choice: *choice,
         runs: (runs.iter().zip(&options.seeds))
             .map(|((blocks, run), &seed)| arm_run(seed, blocks, run, &scores))
@@ -214,74 +162,6 @@ pub fn locate<B: Backend>(subject: &Subject<'_, B>, options: &LocateOptions, cel
         untrained: scored(&[&base], None),
         scores,
     })
-}
-
-/// An arm's blocks and result, one for each seed.
-type Runs = Vec<(Range<usize>, Trained)>;
-
-/// Trains and judges every arm with every seed, seed by seed, so that an interrupted study has whole comparisons.
-fn train<B: Backend>(
-    subject: &Subject<'_, B>,
-    options: &LocateOptions,
-    cells: &Cells,
-    chosen: &Range<usize>,
-) -> Result<Vec<(Choice, Runs)>> {
-    let mut arms = vec![
-        (Choice::Chosen, Runs::new()),
-        (Choice::Fixed, Runs::new()),
-        (Choice::Random, Runs::new()),
-    ];
-    arms.extend(options.uniform.then(|| (Choice::Uniform, Runs::new())));
-    for &seed in &options.seeds {
-        for (choice, runs) in &mut arms {
-            let blocks = band(*choice, chosen, subject.blocks(), seed);
-            let change = |config: &mut Config| {
-                config.select.layers = Some(Layers::Range(blocks.clone()));
-                config.select.from = None;
-                config.train.seed = seed;
-                if options.steps.is_some() {
-                    (config.train.steps, config.train.epochs) = (options.steps, None);
-                }
-            };
-            let config = subject.file.experiment(change)?;
-            // by its blocks: what two arms share is trained once
-            let name = format!("locate-{}-to-{}-s{seed}", blocks.start + 1, blocks.end);
-            let run = trained(subject, cells, &name, config, subject.measured(options.samples))?;
-            runs.push((blocks, run));
-        }
-    }
-    Ok(arms)
-}
-
-fn arm_run(seed: u64, blocks: &Range<usize>, run: &Trained, scores: &[f64]) -> ArmRun {
-    ArmRun {
-        seed,
-        blocks: blocks.clone(),
-        benefit: scores[blocks.clone()].iter().sum::<f64>() / blocks.len() as f64,
-        loss: loss(&scored(&[&run.scores], None)).value,
-        parameters: run.parameters,
-        seconds: run.seconds,
-    }
-}
-
-/// The blocks of an arm. The random band has any start but the chosen one's, drawn from the stream ("random band") of the seed.
-fn band(choice: Choice, chosen: &Range<usize>, blocks: usize, seed: u64) -> Range<usize> {
-    match choice {
-        Choice::Chosen => chosen.clone(),
-        Choice::Fixed => blocks / 5..4 * blocks / 5,
-        Choice::Uniform => 0..blocks,
-        Choice::Random => {
-            let others: Vec<usize> = (0..=blocks - chosen.len())
-                .filter(|start| *start != chosen.start)
-                .collect();
-            if others.is_empty() {
-                return chosen.clone();
-            }
-            let mut random = rng::stream(seed, "random band", &[]);
-            let start = others[random.random_range(0..others.len())];
-            start..start + chosen.len()
-        }
-    }
 }
 
 /// Widths in blocks.
@@ -390,11 +270,6 @@ impl Locate {
         }
         out
     }
-}
-
-/// `blocks 7 to 24`, counted from 1.
-pub fn named(blocks: &Range<usize>) -> String {
-    format!("blocks {} to {}", blocks.start + 1, blocks.end)
 }
 
 #[cfg(test)]

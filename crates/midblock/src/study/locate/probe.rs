@@ -19,7 +19,7 @@ use crate::{
     study::{
         Variant,
         battery::{Cells, Subject, analysis_config, analysis_in},
-        training::{run_in, unseen},
+        training::{run_in, shorten, unseen},
     },
     train::gradient_norms,
 };
@@ -65,7 +65,7 @@ pub(super) fn probe<B: Backend>(subject: &Subject<'_, B>, options: &LocateOption
     let all = |config: &mut Config| {
         config.select.layers = Some(Layers::All);
         config.select.from = None;
-        (config.train.steps, config.train.epochs) = (Some(options.probe_steps), None);
+        shorten(config, options.probe_steps, options.batch);
         config.train.seed = seed;
     };
     let config = file.experiment(all)?;
@@ -83,7 +83,11 @@ pub(super) fn probe<B: Backend>(subject: &Subject<'_, B>, options: &LocateOption
         let name = PROBE.to_owned();
         plan.variants.push(Variant { name, checkpoint });
     }
-    let run = analysis_in(subject, &cells.folder("locate-probe-states"), &plan)?;
+    let run = analysis_in(
+        subject,
+        &cells.folder(&format!("locate-probe-states-{}", options.probe_samples)),
+        &plan,
+    )?;
     let of = |metric: &str| -> Result<Vec<f64>> {
         let values = (1..).zip(by_block(&run, metric, false, subject.blocks()));
         values

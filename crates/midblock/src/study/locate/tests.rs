@@ -1,9 +1,10 @@
-use super::*;
+use super::{arms::band, *};
 use crate::study::battery::fixture::Fixture;
 
 fn options() -> LocateOptions {
     LocateOptions {
-        steps: Some(2),
+        steps: 2,
+        batch: 2,
         probe_steps: 2,
         probe_samples: 12,
         samples: 5,
