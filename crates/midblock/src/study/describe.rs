@@ -11,6 +11,9 @@ use crate::{
 use serde_json::json;
 use std::time::SystemTime;
 
+/// Key of the number of tokens that went through a block, over all blocks.
+pub(super) const BLOCK_TOKENS: &str = "block_tokens_computed";
+
 pub(super) fn model(participant: &Participant<'_>) -> Result<ModelInfo> {
     let Participant {
         name,
@@ -98,7 +101,8 @@ pub(super) fn run(
     }
 }
 
-fn resolved(config: &AnalyzeConfig, block_tokens: u64) -> serde_json::Value {
+/// Every option of an analysis, and under [`BLOCK_TOKENS`] what it took.
+pub(super) fn resolved(config: &AnalyzeConfig, block_tokens: u64) -> serde_json::Value {
     json!({
         "base": config.base,
         "variants": config.variants,
@@ -114,7 +118,7 @@ fn resolved(config: &AnalyzeConfig, block_tokens: u64) -> serde_json::Value {
         "protocol": config.metrics.protocol.name(),
         "subspace_rank": config.metrics.subspace_rank,
         "metrics": config.metrics.selected.names().collect::<Vec<_>>(),
-        "block_tokens_computed": block_tokens,
+        BLOCK_TOKENS: block_tokens,
     })
 }
 

@@ -1,15 +1,19 @@
 //! The representation metrics of a study: ordinary analyses of base and variants, kept as run folders.
 
-use super::{Cells, Subject};
+use super::{Cells, Subject, cells::check_options};
 use crate::{
     Result,
     metrics::{Needs, Options, Selection, registry},
     probe::Pooling,
     report,
     run::{DONE, Run, RunWriter},
-    study::{AnalyzeConfig, Layers, analyze},
+    study::{
+        AnalyzeConfig, Layers, analyze,
+        describe::{BLOCK_TOKENS, resolved},
+    },
 };
 use midblock_kernels::Backend;
+use serde_json::Value;
 use std::path::Path;
 
 /// The metrics of all layers on texts drawn with `seed`, from `cells/analysis-SEED` if they are there. Metrics of weights, which no
@@ -63,14 +67,20 @@ pub(in crate::study) fn analysis_config<B: Backend>(
 /// An analysis in a run folder, from it if it is there.
 ///
 /// # Errors
-/// As [`analysis`].
+/// As [`analysis`]; [`Error::Mismatch`](crate::Error::Mismatch) if the one that is there was made with other options.
 pub(in crate::study) fn analysis_in<B: Backend>(
     subject: &Subject<'_, B>,
     dir: &Path,
     config: &AnalyzeConfig,
 ) -> Result<Run> {
     if dir.join(DONE).is_file() {
-        return Run::open(dir);
+        let run = Run::open(dir)?;
+        let options = |mut resolved: Value| {
+            resolved.as_object_mut().map(|table| table.remove(BLOCK_TOKENS)); // what it took, not what was asked
+            resolved
+        };
+        check_options(dir, &options(run.info.config.clone()), &options(resolved(config, 0)))?;
+        return Ok(run);
     }
     let run = analyze(
         subject.backend,

@@ -124,6 +124,10 @@ fn an_analysis_is_made_once() {
         .modified()
         .unwrap();
     assert!(written < start);
+    let short = ["study.metrics_length=9"];
+    let stale = fixture.with(&short, |subject, cells| super::analysis(subject, cells, 42));
+    let message = stale.unwrap_err().to_string();
+    assert!(message.contains("`max_length`") && message.contains("128"), "{message}");
     let other = fixture
         .with(&[], |subject, cells| super::analysis(subject, cells, 43))
         .unwrap();

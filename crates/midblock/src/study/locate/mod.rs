@@ -2,9 +2,9 @@
 //!
 //! 1. [`Probe`]: stability, gradient and subspace overlap of every block, on training data.
 //! 2. [`scores`] and [`ranked`]: a score for each block, and bands ranked by their predicted benefit under one rank budget.
-//! 3. Four arms are trained with the same data, steps and rank budget, for each seed: the best band, the fixed 20–80 % band, a band
-//!    of the chosen one's width at a random other place (another for each seed), and all blocks. With full fine-tuning there is no
-//!    rank budget: bands of one width have equally many parameters, all blocks have more.
+//! 3. Arms are trained with the same data, steps and rank budget, for each seed: the best band, the fixed 20–80 % band, a band of
+//!    the chosen one's width at a random other place (another for each seed) and, if asked for, all blocks. With full fine-tuning
+//!    there is no rank budget: bands of one width have equally many parameters, all blocks have more.
 //! 4. The measured samples, which nothing was trained or chosen on, judge: differences are paired over samples and seeds, with the
 //!    95 % interval of [`crate::study::sweep::Interval`].
 //!
@@ -49,7 +49,7 @@ pub struct LocateOptions {
     pub probe_samples: usize,
     /// Measured samples that judge; 50 by default.
     pub samples: usize,
-    /// Whether all blocks are trained as well; yes by default.
+    /// Whether all blocks are trained as well; no by default.
     pub uniform: bool,
 }
 
@@ -64,7 +64,7 @@ impl Default for LocateOptions {
             probe_steps: 8,
             probe_samples: 50,
             samples: 50,
-            uniform: true,
+            uniform: false,
         }
     }
 }

@@ -8,6 +8,7 @@ fn options() -> LocateOptions {
         probe_steps: 2,
         probe_samples: 12,
         samples: 5,
+        uniform: true,
         ..LocateOptions::default()
     }
 }
