@@ -54,7 +54,7 @@ pub enum Command {
     Generate(Generate),
     /// Talk with a model in the terminal
     Chat(Chat),
-    /// Merge an adapter into its base, or convert a checkpoint: writes a Hugging Face folder
+    /// Merge an adapter into its base, or a variant by segments, or convert: writes a Hugging Face folder
     Merge(Merge),
     /// Write the generated text that the embedded model was made from
     Corpus(Corpus),
@@ -520,9 +520,21 @@ pub struct Chat {
 
 #[derive(Debug, Args)]
 pub struct Merge {
-    /// BASE+ADAPTER, or a model to convert
+    /// BASE+ADAPTER, or a model to convert, or the base of a merge with --alphas
     #[arg(value_name = "CHECKPOINT")]
     pub checkpoint: String,
+    /// How much of the variant to take, one α for each of as many segments of the blocks, such as 0,1,1,1,0.5
+    #[arg(
+        long,
+        value_name = "A,…",
+        value_delimiter = ',',
+        allow_negative_numbers = true,
+        requires = "variant"
+    )]
+    pub alphas: Vec<f64>,
+    /// The fine-tuned variant that --alphas merges
+    #[arg(long, value_name = "CHECKPOINT", requires = "alphas")]
+    pub variant: Option<String>,
     /// Folder to write; must not exist yet or be empty
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,

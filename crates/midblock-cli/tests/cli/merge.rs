@@ -240,6 +240,71 @@ fn what_cannot_be_merged_is_refused_and_leaves_nothing() {
     assert_eq!(left, ["broken", "lora"]);
 }
 
+#[test]
+fn a_variant_is_merged_segment_by_segment() {
+    let dir = TempDir::new().unwrap();
+    let (variant, b, a) = adapted(dir.path());
+    let out = dir.path().join("merged");
+    // of 16 blocks segment 1 holds 0 to 2, and segment 3 holds 6 to 8
+    let flags = ["--alphas", "0.25,0,1.5,0,0", "--variant", &variant, "--dtype", "f32"];
+    let report = merge(&base(), &out, &flags).unwrap();
+    for line in [
+        "blocks 1-3: α 0.25\nblocks 4-6: α 0\nblocks 7-9: α 1.5\nblocks 10-16: α 0\n",
+        "final norm and head: α 0; embedding: α 0, it is the head\n",
+        "same most likely token at 124 of 124 positions",
+    ] {
+        assert!(report.contains(line), "{report}");
+    }
+    let largest = report.split("largest difference ").nth(1).unwrap();
+    let largest: f64 = largest.split(' ').next().unwrap().parse().unwrap();
+    assert!(largest < 1e-4, "{report}");
+    let (mut merged, mut plain) = (Model::read(&out.display().to_string()), Model::read(&base()));
+    for name in plain.tensors.keys().cloned().collect::<Vec<_>>() {
+        let alphas = O.iter().zip([0.25, 1.5]);
+        let alpha = alphas
+            .filter(|(module, _)| name == format!("{module}.weight"))
+            .map(|(_, alpha)| alpha)
+            .next();
+        let mut expected = values(&mut plain, &name);
+        if let Some(alpha) = alpha {
+            let delta = b.iter().flat_map(|b| a.iter().map(move |a| alpha * 2.0 * b * a));
+            expected
+                .iter_mut()
+                .zip(delta)
+                .for_each(|(value, delta)| *value += delta);
+        }
+        let got = values(&mut merged, &name);
+        let apart = got.iter().zip(&expected).map(|(got, expected)| (got - expected).abs());
+        assert!(
+            got.len() == expected.len() && apart.fold(0.0, f32::max) <= 1e-6,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn alphas_that_merge_nothing_are_refused() {
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().join("out");
+    let (variant, many) = (sft(), vec!["1"; 17].join(","));
+    let other = asset("../../fixtures/llama-tied");
+    for (flags, problem) in [
+        (vec!["--alphas", "1"], "--variant <CHECKPOINT>"),
+        (vec!["--variant", &variant], "--alphas"),
+        (vec!["--alphas", "1,x", "--variant", &variant], "invalid value 'x'"),
+        (vec!["--alphas", "1,nan", "--variant", &variant], "not all are numbers"),
+        (
+            vec!["--alphas", &many, "--variant", &variant],
+            "there are 17 for 16 blocks",
+        ),
+        (vec!["--alphas", "0.5", "--variant", &other], "num_hidden_layers"),
+    ] {
+        let error = merge(&base(), &out, &flags).unwrap_err();
+        assert!(error.contains(problem), "{error}");
+        assert!(!out.exists());
+    }
+}
+
 /// A folder that cannot be written is an error with its name; `/proc` takes no files from anyone.
 #[cfg(target_os = "linux")]
 #[test]

@@ -47,7 +47,7 @@ pub(super) fn check_route(route: &Route, participants: &[Participant<'_>]) -> Re
 }
 
 /// Weights can be blended if whatever else makes the function is the same.
-fn check_same_architecture(base: &Participant<'_>, variant: &Participant<'_>) -> Result<()> {
+pub(crate) fn check_same_architecture(base: &Participant<'_>, variant: &Participant<'_>) -> Result<()> {
     check_same_shape(base, variant)?;
     let (left, right) = (&base.architecture, &variant.architecture);
     if left == right {

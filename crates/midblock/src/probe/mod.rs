@@ -16,6 +16,7 @@ mod readout;
 mod route;
 
 pub use along::route_predictions;
+pub(crate) use check::check_same_architecture;
 pub use collect::{Collector, Pooling, Section};
 pub use lockstep::{Lockstep, Participant, Track};
 pub use loss::{TokenLoss, next_token_loss, trained_token_losses};

@@ -1,6 +1,6 @@
 //! Ways through the blocks of several models: which model, or which blend of base and variant, each part is taken from.
 
-use crate::model::Architecture;
+use crate::model::{Architecture, ParameterId};
 use std::{ops::Range, sync::Arc};
 
 /// Weights `(1 − α)·base + α·variant`; the base is participant 0.
@@ -105,6 +105,14 @@ impl Route {
     pub fn with_ends(mut self, participant: usize) -> Self {
         self.ends = Mix::of(participant);
         self
+    }
+
+    /// What a parameter is taken from.
+    pub fn mix_of(&self, parameter: ParameterId) -> Mix {
+        match parameter {
+            ParameterId::Embedding => self.embedding,
+            other => other.block().map_or(self.ends, |block| self.blocks[block]),
+        }
     }
 
     /// Everything it is made of but what is added.

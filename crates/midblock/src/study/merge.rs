@@ -4,7 +4,7 @@
 use crate::{
     Error, Result,
     checkpoint::{Checkpoint, LowRank, Tensor, WriteOptions, Written},
-    model::{Batch, Decoder, Scratch},
+    model::{Architecture, Batch, Decoder, Scratch},
     progress::{Progress, Unit},
     rng,
 };
@@ -34,7 +34,7 @@ pub fn merge<B: Backend>(
 }
 
 /// W + s·B·A, (out, in).
-fn merged<B: Backend>(backend: &B, tensor: &Tensor, pair: &LowRank) -> Vec<f32> {
+pub(super) fn merged<B: Backend>(backend: &B, tensor: &Tensor, pair: &LowRank) -> Vec<f32> {
     let &[out, inp] = tensor.shape.as_slice() else {
         panic!(
             "invariant: an adapter changes matrices, `{}` has shape {:?}",
@@ -51,6 +51,17 @@ fn merged<B: Backend>(backend: &B, tensor: &Tensor, pair: &LowRank) -> Vec<f32> 
     backend.linear(&backend.upload(&scaled_b), &a, out, Accumulate::Add, &mut sum);
     backend.read(&sum, 0, &mut weight);
     weight
+}
+
+/// Sequences of 32 token ids each, or as long as the model takes, drawn at random but always the same.
+pub(super) fn random_sequences(architecture: &Architecture, count: usize) -> Vec<Vec<u32>> {
+    let tokens = CHECK_TOKENS.min(architecture.max_positions);
+    let draw = |sequence| {
+        let mut random = rng::stream(0, "merge check", &[sequence]);
+        let id = |_| random.random_range(0..architecture.vocab as u32);
+        (0..tokens).map(id).collect()
+    };
+    (0..count as u64).map(draw).collect()
 }
 
 /// How far apart two models' logits are.
@@ -93,26 +104,21 @@ pub fn logit_difference<B: Backend>(
         });
     }
     let (vocab, blocks) = (left.vocab, left.blocks as u64);
-    let tokens = CHECK_TOKENS.min(left.max_positions);
-    progress.begin(
-        "compare",
-        2 * blocks * (sequences * tokens) as u64,
-        Unit::BlockTokens { blocks },
-    );
+    let sequences = random_sequences(left, sequences);
+    let tokens: usize = sequences.iter().map(Vec::len).sum();
+    progress.begin("compare", 2 * blocks * tokens as u64, Unit::BlockTokens { blocks });
     let mut difference = LogitDifference {
         largest: 0.0,
         mean: 0.0,
         same_top: 0,
         positions: 0,
     };
-    for sequence in 0..sequences {
-        let mut random = rng::stream(0, "merge check", &[sequence as u64]);
-        let ids: Vec<u32> = (0..tokens).map(|_| random.random_range(0..vocab as u32)).collect();
+    for ids in sequences {
         let [a, b] = decoders.each_ref().map(|decoder| logits(backend, decoder, &ids));
         for (a, b) in a.chunks(vocab).zip(b.chunks(vocab)) {
             difference.add(a, b);
         }
-        progress.advance(2 * blocks * tokens as u64);
+        progress.advance(2 * blocks * ids.len() as u64);
         if progress.cancelled() {
             return Err(Error::Interrupted);
         }

@@ -3,6 +3,7 @@
 pub mod alphas;
 mod analyze;
 pub mod battery;
+mod blend;
 mod clock;
 pub mod correlate;
 mod correlation;
@@ -28,6 +29,7 @@ mod weights;
 
 pub use crate::eval::{Difference, paired_difference};
 pub use analyze::{AnalyzeConfig, BASE, Variant, analyze};
+pub use blend::{Blend, LossDifference};
 pub use estimate::Estimate;
 pub use layers::Layers;
 pub use merge::{LogitDifference, logit_difference, merge};

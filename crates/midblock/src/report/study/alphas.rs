@@ -217,8 +217,7 @@ fn findings(merged: &MergedVariant, found: &Alphas) -> Vec<String> {
         .filter(|merge| merge.from_base.loss.hi < 0.0)
         .count();
     findings.push(format!(
-        "{clear} of them have a clearly lower loss than {base}. `midblock merge --alphas {} --variant {name}'s checkpoint` with the base's \
-         writes the best.",
+        "{clear} of them have a clearly lower loss than {base}. `midblock merge BASE --alphas {} --variant VARIANT --out DIR` writes the best.",
         in_words(&best.alphas)
     ));
     findings
@@ -289,11 +288,9 @@ mod tests {
             "The best of 7 merges is α 0,1,0.5: 1.3750 nats and 50.0\u{a0}% (45.0 to 55.0) of tokens right; against sft −0.125 nats \
              (−0.175 to −0.075), clearly better than sft on these samples, on which it was chosen: confirm it on others."
         );
-        assert!(
-            findings[2].starts_with(
-                "3 of them have a clearly lower loss than base. `midblock merge --alphas 0,1,0.5 --variant"
-            )
-        );
+        assert!(findings[2].starts_with(
+            "3 of them have a clearly lower loss than base. `midblock merge BASE --alphas 0,1,0.5 --variant"
+        ));
         assert!(section(&found(1.48), 4).findings[1].ends_with("not clearly different from sft."));
         assert!(section(&found(1.6), 4).findings[1].ends_with("clearly worse than sft: no merge here replaces it."));
     }

@@ -207,23 +207,39 @@ fn findings(swapped: &Swapped, swap: &Swap, blocks: usize) -> Vec<String> {
         let chosen = move |e: &&Exchange| (e.into_variant, e.head) == (into_variant, head);
         swapped.segments.iter().filter(chosen)
     };
+    let helps = |e: &Exchange| {
+        extreme(
+            e.change.loss,
+            loss(&e) < 0.0,
+            "none clearly helps",
+            "every one clearly hurts",
+        )
+    };
+    let costs = |e: &Exchange| {
+        extreme(
+            e.change.loss,
+            loss(&e) > 0.0,
+            "none clearly costs",
+            "every one clearly helps",
+        )
+    };
     let best = |head| of(false, head).min_by(|a, b| loss(a).total_cmp(&loss(b)));
     if let Some(best) = best(false) {
         findings.push(format!(
-            "In {base}, of all segments {} of {name} does the most good: {}{}{}.",
+            "In {base}, of all segments {} of {name} does best: {}{}{}.",
             segment(best),
             nats_difference(best.change.loss),
             part(best.change.loss, swapped.change.loss, name),
-            clearly(best.change.loss, "helps")
+            helps(best)
         ));
     }
     findings.push(match best(true) {
         None => format!("{base} and {name} have equal final norms and heads: there is nothing to transfer."),
         Some(best) => format!(
-            "With the final norm and head of {name} as well, {} does the most good: {}{}.",
+            "With the final norm and head of {name} as well, {} does best: {}{}.",
             segment(best),
             nats_difference(best.change.loss),
-            clearly(best.change.loss, "helps")
+            helps(best)
         ),
     });
     if let Some(worst) = of(true, false).max_by(|a, b| loss(a).total_cmp(&loss(b))) {
@@ -231,7 +247,7 @@ fn findings(swapped: &Swapped, swap: &Swap, blocks: usize) -> Vec<String> {
             "In {name}, giving {} back to {base} costs most: {}{}.",
             segment(worst),
             nats_difference(worst.change.loss),
-            clearly(worst.change.loss, "costs")
+            costs(worst)
         ));
     }
     findings.extend(directions(swapped, swap).into_iter().filter_map(|(direction, exchanges)| {
@@ -262,11 +278,12 @@ fn part(change: Estimate, whole: Estimate, name: &str) -> String {
     }
 }
 
-/// Extremes of several are chosen after the fact: their intervals are too kind.
-fn clearly(change: Estimate, what: &str) -> String {
-    match change.is_clear() {
-        true => " (chosen among several, so the interval is too kind)".into(),
-        false => format!(", so none clearly {what}"),
+/// What the extreme of several says of all of them. Which is extreme is known after the fact: its interval is too kind.
+fn extreme(change: Estimate, is_wanted: bool, none: &str, contrary: &str) -> String {
+    match (change.is_clear(), is_wanted) {
+        (true, true) => " (chosen among several, so the interval is too kind)".into(),
+        (true, false) => format!(", so {contrary}"),
+        _ => format!(", so {none}"),
     }
 }
 
@@ -339,7 +356,7 @@ mod tests {
     fn the_findings_name_the_extremes_and_what_is_not_clear() {
         let expected = [
             "sft as a whole against base: −0.500 nats (−0.550 to −0.450), +12.5 points (+10.0 to +15.0) of accuracy.",
-            "In base, of all segments segment 2 (block 4) of sft does the most good: −0.125 nats (−0.175 to −0.075), 25\u{a0}% of the way \
+            "In base, of all segments segment 2 (block 4) of sft does best: −0.125 nats (−0.175 to −0.075), 25\u{a0}% of the way \
              to sft (chosen among several, so the interval is too kind).",
             "base and sft have equal final norms and heads: there is nothing to transfer.",
             "In sft, giving segment 1 (block 2) back to base costs most: +0.030 nats (−0.020 to +0.080), so none clearly costs.",
@@ -350,9 +367,25 @@ mod tests {
         ];
         assert_eq!(section(&swap(true), 4).findings, expected);
         let other = section(&swap(false), 4);
-        assert!(other.findings[2].starts_with(
-            "With the final norm and head of sft as well, segment 2 (block 4) does the most good: −0.250 nats"
-        ));
+        assert!(
+            other.findings[2]
+                .starts_with("With the final norm and head of sft as well, segment 2 (block 4) does best: −0.250 nats")
+        );
+    }
+
+    #[test]
+    fn a_best_that_hurts_is_not_called_good() {
+        let mut swap = swap(true);
+        let segments = swap.variants[0].segments.iter_mut();
+        segments.for_each(|exchange| exchange.change = change(0.25));
+        let findings = section(&swap, 4).findings;
+        assert!(
+            findings[1].ends_with("+0.250 nats (+0.200 to +0.300), so every one clearly hurts."),
+            "{}",
+            findings[1]
+        );
+        let too_kind = "+0.250 nats (+0.200 to +0.300) (chosen among several, so the interval is too kind).";
+        assert!(findings[3].ends_with(too_kind), "{}", findings[3]);
     }
 
     #[test]
