@@ -133,7 +133,8 @@ pub(super) fn trained<B: Backend>(
     config: Config,
     measured: &[TrainingSample],
 ) -> Result<Trained> {
-    let options = json!({"experiment": Config { output: Output::default(), ..config.clone() }, "measured": measured.len(), "eval": subject.file.config.eval});
+    let eval = &subject.file.config.eval;
+    let options = json!({"experiment": lasting(&config), "measured": measured.len(), "eval": eval});
     cells.cell(name, &options, || {
         let (run, spec) = run_in(subject, cells, name, config)?;
         let checkpoint = Checkpoint::open(&spec, subject.hub, subject.on_transfer)?;
