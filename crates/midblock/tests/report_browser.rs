@@ -8,8 +8,14 @@
 mod synthetic;
 
 use midblock::{
+    hub::HubOptions,
+    progress::Silent,
     report,
     run::{self, Run},
+    study::{
+        battery::{Kind, StudyFile, StudyFolder, study},
+        sweep::Means,
+    },
     train::{
         DataCount, Ending, Evaluation, Line, Purpose, StepMetrics, TrainedBlock, Training, TrainingInfo, TrainingRun,
     },
@@ -432,4 +438,52 @@ fn a_training_run_says_in_numbers_how_it_went() {
         ..run
     };
     assert!(report::training::render(&nothing).contains("Nothing was evaluated"));
+}
+
+/// A study of the embedded pair, whatever of it needs no training; its page draws every panel and each choice of one.
+#[test]
+fn a_study_draws_every_panel() {
+    let folder = tempfile::tempdir().unwrap();
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../midblock-cli/assets/quickstart");
+    let path = |name: &str| assets.join(name).display().to_string();
+    let text = format!(
+        "model.base = \"{}\"\ndata.eval = \"a<b>={}\"\n[study]\nvariants = [\"<i>sft={}\"]\nsamples = 12\nresamples = 20\n\
+         token_samples = 6\nswap.samples = 4\nswap.block_samples = 2\nalphas.samples = 4\nsteer.samples = 4\nsteer.prompts = 2\n\
+         steer.new_tokens = 4\nseeds.count = 2\n",
+        path("base"),
+        path("data.jsonl"),
+        path("sft"),
+    );
+    let file = StudyFile::parse("study.toml", &text, &[]).unwrap();
+    let dir = folder.path().join("out");
+    let claimed = StudyFolder::claim(&dir, &file).unwrap();
+    let hub = HubOptions::from_env();
+    let means = Means {
+        backend: &midblock_kernels::Cpu::new(),
+        examiner: None,
+        hub: &hub,
+        on_transfer: &|_| {},
+        progress: &Silent,
+    };
+    let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| !kind.trains()).collect();
+    let found = study(&means, &file, &kinds, &claimed, &mut |_, _| {}).unwrap();
+    assert_eq!(found.failures, []);
+    let page = dir.join("report.html");
+    let html = fs::read_to_string(&page).unwrap();
+    // every option of every choice is shown once before the page is looked at
+    let choose = "<script>for (const select of document.querySelectorAll('[data-choice]')) for (const option of select.options) \
+                  { select.value = option.value; select.dispatchEvent(new Event('change')); }</script></body>";
+    fs::write(&page, html.replace("</body>", choose)).unwrap();
+    let Some(dom) = dump_dom(&page, &[]) else { return };
+    let root = &tags(&dom, "html", "lang")[0];
+    assert_eq!(root.get("data-midblock-errors"), None, "the page logged errors");
+    let cards = tags(&dom, "article", "data-panel=");
+    assert!(cards.len() >= 2 * kinds.len(), "{}", cards.len());
+    assert_eq!(root["data-midblock-charts"], cards.len().to_string());
+    assert!(!dom.contains("<i>sft") && dom.contains("&lt;i&gt;sft"));
+    let with_chart = dom.matches("class=\"chart\"").count();
+    assert!(
+        dom.matches("<svg ").count() >= with_chart - 1 && with_chart > kinds.len(),
+        "{with_chart}"
+    );
 }

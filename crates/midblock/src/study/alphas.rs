@@ -24,11 +24,11 @@ pub struct AlphasOptions {
     pub settings: Vec<Vec<f64>>,
     /// Merges of one α for all blocks; 0.2, 0.4, 0.6, 0.8 and 1.2 by default. 0 and 1 are base and variant.
     pub uniform: Vec<f64>,
-    /// Segments that are merged alone, the others being the base's; 5 by default.
+    /// Segments that are merged alone, the others being the base's; 5 by default, and 0 leaves that out.
     pub segments: usize,
     /// What they are merged with; 0.5 and 1 by default.
     pub alone: Vec<f64>,
-    /// Measured samples; 20 by default.
+    /// Measured samples; 16 by default.
     pub samples: usize,
     /// Tokens of each answer that are scored, evenly spread from its first; 32 by default.
     pub tokens: usize,
@@ -45,7 +45,7 @@ impl Default for AlphasOptions {
             uniform: vec![0.2, 0.4, 0.6, 0.8, 1.2],
             segments: 5,
             alone: vec![0.5, 1.0],
-            samples: 20,
+            samples: 16,
             tokens: 32,
         }
     }

@@ -28,9 +28,9 @@ pub struct SwapOptions {
     pub segments: usize,
     /// The last so many blocks of a segment are swapped, all if it has fewer; 2 by default.
     pub depth: usize,
-    /// Measured samples that segments are swapped on; 20 by default.
+    /// Measured samples that segments are swapped on; 16 by default.
     pub samples: usize,
-    /// Measured samples that single blocks are swapped on; 10 by default, and 0 leaves single blocks out.
+    /// Measured samples that single blocks are swapped on; 8 by default, and 0 leaves single blocks out.
     pub block_samples: usize,
     /// Tokens of each answer that are scored, evenly spread from its first; 32 by default.
     pub tokens: usize,
@@ -41,8 +41,8 @@ impl Default for SwapOptions {
         Self {
             segments: 5,
             depth: 2,
-            samples: 20,
-            block_samples: 10,
+            samples: 16,
+            block_samples: 8,
             tokens: 32,
         }
     }

@@ -150,11 +150,13 @@
         color: dark(item.cell.value) ? "#ffffff" : "#16191d" };
     }
     const rowsWidth = 14 + Math.min(150, 5.6 * Math.max(0, ...panel.rows.map((name) => name.length)));
-    const slanted = panel.columns.length > 8 && panel.columns.some((name) => name.length > 6);
+    const longest = Math.max(0, ...panel.columns.map((name) => name.length));
+    const slanted = panel.columns.length > 8 && longest > 6;
+    const labels = slanted ? 14 + 0.87 * Math.min(110, 6 * longest) : 18;
     return {
       animation: false, backgroundColor: "transparent", textStyle,
-      grid: { left: panel.y ? 24 : 6, right: 12, top: 8, bottom: 64, containLabel: true },
-      xAxis: { ...axis(), type: "category", data: panel.columns, name: panel.x, nameLocation: "middle", nameGap: slanted ? 92 : 26, splitLine: { show: false },
+      grid: { left: panel.y ? 24 : 6, right: 12, top: 8, bottom: panel.x ? 58 : 40, containLabel: true },
+      xAxis: { ...axis(), type: "category", data: panel.columns, name: panel.x, nameLocation: "middle", nameGap: labels + 4, splitLine: { show: false },
         axisLabel: { ...axisText(), interval: slanted ? 0 : "auto", rotate: slanted ? 60 : 0, width: slanted ? 110 : 90, overflow: "truncate" } },
       yAxis: { ...axis(), type: "category", inverse: true, data: panel.rows, name: panel.y, nameLocation: "middle", nameGap: rowsWidth, splitLine: { show: false },
         axisLabel: { ...axisText(), interval: panel.rows.length > 60 ? "auto" : 0, width: 150, overflow: "truncate" } },

@@ -217,6 +217,13 @@ impl StudyFile {
                         "",
                     );
                 }
+                Ok(variant) if variant.name.contains(['/', '\\']) => {
+                    push(
+                        "study.variants",
+                        &format!("the name `{}` cannot be part of a file's", variant.name),
+                        "leave out / and \\",
+                    );
+                }
                 Ok(variant) => names.push(variant.name),
                 Err(error) => push("study.variants", &error.to_string(), ""),
             }
@@ -313,10 +320,17 @@ mod tests {
     fn everything_that_is_missing_is_reported_at_once() {
         assert_eq!(problems(GOOD, "all"), "");
         let message = problems(
-            "study.samples = 0\nstudy.variants = [\"sft\", \"a=x\", \"a=y\"]\n",
+            "study.samples = 0\nstudy.variants = [\"sft\", \"a=x\", \"a=y\", \"b/c=z\"]\n",
             "exit",
         );
-        for part in ["model.base", "data.eval", "study.samples", "`sft`", "`a` is used twice"] {
+        for part in [
+            "model.base",
+            "data.eval",
+            "study.samples",
+            "`sft`",
+            "`a` is used twice",
+            "`b/c`",
+        ] {
             assert!(message.contains(part), "{part}: {message}");
         }
         assert!(problems("study.sample = 3", "exit").contains("did you mean `samples`"));
