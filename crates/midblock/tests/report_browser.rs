@@ -447,7 +447,7 @@ fn a_study_draws_every_panel() {
     let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../midblock-cli/assets/quickstart");
     let path = |name: &str| assets.join(name).display().to_string();
     let text = format!(
-        "model.base = \"{}\"\ndata.eval = \"a<b>={}\"\n[study]\nvariants = [\"<i>sft={}\"]\nsamples = 12\nresamples = 20\n\
+        "model.base = \"{}\"\ndata.eval = \"q={}\"\n[study]\nvariants = [\"<i>sft={}\"]\nsamples = 12\nresamples = 20\n\
          token_samples = 6\nswap.samples = 4\nswap.block_samples = 2\nalphas.samples = 4\nsteer.samples = 4\nsteer.prompts = 2\n\
          steer.new_tokens = 4\nseeds.count = 2\n",
         path("base"),
