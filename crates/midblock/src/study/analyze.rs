@@ -45,7 +45,7 @@ impl std::str::FromStr for Variant {
                 checkpoint: checkpoint.to_owned(),
             }),
             _ => Err(Error::Argument {
-                what: "a variant".to_owned(),
+                what: "--variant".to_owned(),
                 value: text.to_owned(),
                 problem: "expected NAME=CHECKPOINT, both not empty".to_owned(),
                 help: "write it like sft=./sft".to_owned(),

@@ -27,7 +27,8 @@ pub fn section(found: &Locate, blocks: usize) -> Section {
              score(l) = Σ w r(l) / Σ|w|. A band's predicted benefit is the mean score of its blocks, which all get the same rank of \
              one budget. The best band, the fixed 20–80\u{a0}% band, a random other band of the same width and all blocks are then trained \
              with the same data, steps and budget (seeds {}) and judged by {} samples that nothing was trained or chosen on. \
-             Intervals are over samples and seeds.",
+             Intervals are over samples and seeds. With the scaling `fixed-alpha` the factor α/R of a pair is smaller in a band, whose \
+             ranks are larger, than in all blocks: `fixed-ratio` or `rslora` take this out of that comparison.",
             seeds.join(", "),
             found.samples
         ),

@@ -8,6 +8,9 @@
 //! 4. The measured samples, which nothing was trained or chosen on, judge: differences are paired over samples and seeds, with the
 //!    95 % interval of [`crate::study::sweep::Interval`].
 //!
+//! Bands of one width have one rank, and so one scale. All blocks have a lower rank than a band: with the scaling `fixed-alpha` their
+//! factor α/R is larger, and that comparison is of both.
+//!
 //! Whether choosing paid is whether the loss of the chosen band is clearly below that of the fixed and of the random one. What this
 //! cannot say: whether it pays with other data, longer training, or another model.
 
