@@ -137,6 +137,13 @@ fn the_whole_battery_leaves_one_page_and_goes_on_to_the_same_numbers() {
         stderr.contains("content of the samples") && stderr.contains("--out"),
         "{stderr}"
     );
+    // what was refused has not changed what goes on here
+    assert!(out.join("DONE").is_file());
+    midblock()
+        .args(["study", "exit", "--quiet", "--out"])
+        .arg(&out)
+        .assert()
+        .success();
     fs::remove_file(out.join("report.html")).unwrap();
     midblock().arg("report").arg(&out).assert().success();
     assert!(out.join("report.html").is_file());

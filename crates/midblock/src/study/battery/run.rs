@@ -62,8 +62,8 @@ impl StudyFolder {
         Some(dir.join(STUDY_TOML)).filter(|path| path.is_file())
     }
 
-    /// Claims a new or empty folder, or one in which a study has begun; the configuration is written there. Whether it is the same
-    /// study, its cells say.
+    /// Claims a new or empty folder, or one in which a study has begun; a new one's configuration is written there. Whether it is
+    /// the same study, its cells say.
     ///
     /// # Errors
     /// [`Error::Argument`] if something else is there; [`Error::Io`].
@@ -86,10 +86,18 @@ impl StudyFolder {
         }
         fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
         let lock = lock::take(dir)?;
-        write_bytes(&dir.join(STUDY_TOML), file.to_toml().as_bytes())?;
-        remove_if_there(&dir.join(DONE))?;
-        let dir = dir.to_path_buf();
-        Ok(Self { dir, _lock: lock })
+        let folder = Self {
+            dir: dir.to_path_buf(),
+            _lock: lock,
+        };
+        if Self::file(dir).is_none() {
+            folder.write(file)?;
+        }
+        Ok(folder)
+    }
+
+    fn write(&self, file: &StudyFile) -> Result<()> {
+        write_bytes(&self.dir.join(STUDY_TOML), file.to_toml().as_bytes())
     }
 }
 
@@ -108,6 +116,9 @@ pub fn study<B: Backend>(
     file.check_for(kinds)?;
     let cells = Cells::of(&folder.dir);
     open(means, file, &cells, |subject| {
+        // only now: what was refused must not take the place of the study that has begun here
+        folder.write(file)?;
+        remove_if_there(&folder.dir.join(DONE))?;
         let mut study = StudyRun::begin(subject, kinds, &folder.dir)?;
         for (index, &kind) in kinds.iter().enumerate() {
             begins(kind, index + 1);
