@@ -23,6 +23,7 @@ pub mod report;
 pub mod rng;
 pub mod run;
 pub mod select;
+pub mod singular;
 pub mod study;
 pub mod tokens;
 pub mod train;

@@ -1,6 +1,6 @@
 //! What no type says: ranges, contradictions, and defaults that depend on other keys.
 
-use super::{Adapt, AdaptKind, Config, Problem};
+use super::{Adapt, AdaptKind, Config, ObjectiveKind, Problem};
 use crate::{
     adapt::Scaling,
     select::{Layers, Modules, Strategy},
@@ -20,6 +20,7 @@ pub(super) fn check(mut config: Config, origin: &dyn Fn(&str) -> Option<String>)
     data(&config, &mut found);
     select(&config, &mut found);
     adapt(&config, &mut found);
+    objective(&config, &mut found);
     train(&config, &mut found);
     evaluation(&config, &mut found);
     if found.problems.is_empty() {
@@ -194,6 +195,52 @@ fn adapt(config: &Config, found: &mut Findings<'_>) {
     }
 }
 
+fn objective(config: &Config, found: &mut Findings<'_>) {
+    let own = &config.objective;
+    let positive = |value: f64| value > 0.0 && value.is_finite();
+    let numbers = [
+        ("objective.lambda", own.lambda),
+        ("objective.tau", own.tau),
+        ("objective.beta", own.beta),
+    ];
+    for (key, value) in numbers.into_iter().filter_map(|(key, value)| Some((key, value?))) {
+        found.range(key, positive(value), value, "above 0");
+    }
+    if let Some(cap) = own.cap {
+        found.range("objective.cap", cap >= 1.0 && cap.is_finite(), cap, "1 or more");
+    }
+    found.count("objective.directions", own.directions.map(|k| k as u64));
+    let owners = [
+        ("objective.lambda", own.lambda.is_some(), ObjectiveKind::Rpsft),
+        ("objective.directions", own.directions.is_some(), ObjectiveKind::Rpsft),
+        ("objective.normalised", own.normalised.is_some(), ObjectiveKind::Rpsft),
+        ("objective.ends", own.ends.is_some(), ObjectiveKind::Rpsft),
+        ("objective.tau", own.tau.is_some(), ObjectiveKind::Iw),
+        ("objective.cap", own.cap.is_some(), ObjectiveKind::Iw),
+        ("objective.detach", own.detach.is_some(), ObjectiveKind::Iw),
+        ("objective.beta", own.beta.is_some(), ObjectiveKind::Kl),
+    ];
+    for (key, _, owner) in owners
+        .into_iter()
+        .filter(|(_, given, owner)| *given && *owner != own.kind)
+    {
+        let problem = format!(
+            "it is {}'s, and `objective.kind` is \"{}\"",
+            owner.name(),
+            own.kind.name()
+        );
+        found.push(key, problem, "leave it out");
+    }
+    let near_start = matches!(own.kind, ObjectiveKind::Rpsft | ObjectiveKind::Iw | ObjectiveKind::Kl);
+    if config.model.new.is_some() && near_start {
+        found.push(
+            "objective.kind",
+            format!("{} stays near a start model, and a new one is random", own.kind.name()),
+            "leave it out",
+        );
+    }
+}
+
 fn train(config: &Config, found: &mut Findings<'_>) {
     let t = &config.train;
     found.exclusive(("train.epochs", t.epochs.is_some()), ("train.steps", t.steps.is_some()));
@@ -300,6 +347,24 @@ fn fill(config: &mut Config) {
         config.select.modules.get_or_insert_with(Modules::attention);
     } else {
         config.select.layers.get_or_insert(Layers::All);
+    }
+    let objective = &mut config.objective;
+    match objective.kind {
+        ObjectiveKind::Sft | ObjectiveKind::Dft => {}
+        ObjectiveKind::Rpsft => {
+            objective.lambda.get_or_insert(1.0);
+            objective.directions.get_or_insert(768);
+            objective.normalised.get_or_insert(false);
+            objective.ends.get_or_insert(true);
+        }
+        ObjectiveKind::Iw => {
+            objective.tau.get_or_insert(1.0);
+            objective.cap.get_or_insert(16.0);
+            objective.detach.get_or_insert(true);
+        }
+        ObjectiveKind::Kl => {
+            objective.beta.get_or_insert(0.1);
+        }
     }
     let train = &mut config.train;
     if train.steps.is_none() {

@@ -160,17 +160,66 @@ pub enum AdaptKind {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Objective {
-    /// `sft`: the mean negative log-likelihood of the trained tokens.
+    /// `sft` (default), `rpsft`, `dft`, `iw` or `kl`; each of the keys below is one kind's own.
     pub kind: ObjectiveKind,
+    /// `rpsft`: weight λ of the penalty; 1 by default, as in the paper.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lambda: Option<f64>,
+    /// `rpsft`: singular directions k of each matrix that are held; 768 by default, as in the paper. A matrix without more than k
+    /// of them is held as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub directions: Option<usize>,
+    /// `rpsft`: whether each matrix's term is divided by ‖S_ref‖²_F, the norm of what it holds; no by default, as in the paper.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub normalised: Option<bool>,
+    /// `rpsft`: whether embedding and head are held too where they are trained; yes by default, as in the paper.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ends: Option<bool>,
+    /// `iw`: exponent τ of a sequence's weight; 1 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tau: Option<f64>,
+    /// `iw`: largest weight of a sequence; 16 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cap: Option<f64>,
+    /// `iw`: whether weights are taken as constants; yes by default. The released code derives them too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detach: Option<bool>,
+    /// `kl`: weight β of the divergence from the start model; 0.1 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beta: Option<f64>,
 }
 
 /// What is minimised.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ObjectiveKind {
-    /// Supervised fine-tuning.
+    /// Supervised fine-tuning: the mean negative log-likelihood of the trained tokens.
     #[default]
     Sft,
+    /// Rotation-preserving: that, and a penalty on change inside of each matrix's leading singular block.
+    Rpsft,
+    /// Dynamic fine-tuning: each token weighs as much as the model believes in it.
+    Dft,
+    /// Importance-weighted: each sequence weighs by how much likelier it has become than under the start model.
+    Iw,
+    /// With the Kullback-Leibler divergence from the start model.
+    Kl,
+}
+
+impl ObjectiveKind {
+    /// All, in the order in which they are told of.
+    pub const ALL: [Self; 5] = [Self::Sft, Self::Rpsft, Self::Dft, Self::Iw, Self::Kl];
+
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sft => "sft",
+            Self::Rpsft => "rpsft",
+            Self::Dft => "dft",
+            Self::Iw => "iw",
+            Self::Kl => "kl",
+        }
+    }
 }
 
 /// `[train]`
