@@ -20,7 +20,7 @@ pub(crate) mod linalg;
 mod magnitude;
 mod registry;
 mod resampling;
-mod singular;
+mod spectral_entropy;
 mod spectrum;
 mod subspace;
 mod views;
