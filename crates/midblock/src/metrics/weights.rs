@@ -18,6 +18,7 @@ use super::spectral_entropy::spectral_entropy;
 use super::{Measurement, Options};
 use crate::singular::{Leading, Operator, leading};
 use faer::{Mat, MatRef};
+use std::borrow::Cow;
 
 /// What a variant did to one parameter. Row-major throughout.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +52,28 @@ pub struct WeightPair<'a> {
     pub before: &'a [f32],
     /// What the variant changed.
     pub change: Change<'a>,
+}
+
+impl WeightPair<'_> {
+    /// W', row-major.
+    pub fn after(&self) -> Cow<'_, [f32]> {
+        match self.change {
+            Change::None => Cow::Borrowed(self.before),
+            Change::Dense { after } => Cow::Borrowed(after),
+            Change::LowRank { b, a, scale } => {
+                let [rows, cols] = self.shape;
+                let rank = b.len() / rows;
+                let mut values = self.before.to_vec();
+                for (row, b) in values.chunks_exact_mut(cols).zip(b.chunks_exact(rank)) {
+                    for (a, &b) in a.chunks_exact(cols).zip(b) {
+                        let factor = scale * b;
+                        row.iter_mut().zip(a).for_each(|(value, &a)| *value += factor * a);
+                    }
+                }
+                Cow::Owned(values)
+            }
+        }
+    }
 }
 
 /// Weight metrics of one parameter.
