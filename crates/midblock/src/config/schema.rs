@@ -281,6 +281,8 @@ pub struct Train {
     pub memory: Option<ByteSize>,
     /// Where the outputs of the frozen blocks below the first trained one are kept for later epochs.
     pub prefix_cache: PrefixCache,
+    /// Measuring how far the trained matrices and the states have turned from the start.
+    pub drift: Drift,
 }
 
 impl Default for Train {
@@ -309,6 +311,30 @@ impl Default for Train {
             patience: None,
             memory: None,
             prefix_cache: PrefixCache::default(),
+            drift: Drift::default(),
+        }
+    }
+}
+
+/// `[train.drift]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Drift {
+    /// Steps between measurements; after the last step it is measured too. Never by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every: Option<u64>,
+    /// k, the leading singular directions followed; 32 by default.
+    pub directions: usize,
+    /// Sequences whose states are compared, the first of the evaluation or else of the training; 32 by default.
+    pub samples: usize,
+}
+
+impl Default for Drift {
+    fn default() -> Self {
+        Self {
+            every: None,
+            directions: 32,
+            samples: 32,
         }
     }
 }

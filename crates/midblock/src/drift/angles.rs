@@ -23,26 +23,27 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// Between the spans of the rows of two orthonormal bases (k, n), row-major. `None` for values that are not finite.
+    /// Between the spans of the rows of two orthonormal bases (k, n), row-major.
     ///
     /// # Panics
-    /// If there are no rows, or the lengths differ.
-    pub(super) fn between(before: &[f32], after: &[f32], k: usize) -> Option<Self> {
+    /// If there are no rows, the lengths differ, or a value is not finite.
+    pub(super) fn between(before: &[f32], after: &[f32], k: usize) -> Self {
         assert!(k > 0 && before.len() == after.len(), "two bases of {k} directions");
         let columns = |rows: &[f32]| Mat::from_fn(rows.len() / k, k, |i, a| f64::from(rows[a * (rows.len() / k) + i]));
         let (q, turned) = (columns(before), columns(after)); // (n, k)
         let inside = product(q.transpose(), turned.as_ref()); // M (k, k)
         let outside = turned - product(q.as_ref(), inside.as_ref()); // N (n, k)
-        let squares = |x: MatRef<'_, f64>| eigenvalues(product(x.transpose(), x).as_ref());
-        let (cosines, sines) = (squares(inside.as_ref())?, squares(outside.as_ref())?);
+        let squares =
+            |x: MatRef<'_, f64>| eigenvalues(product(x.transpose(), x).as_ref()).expect("invariant: bases are finite");
+        let (cosines, sines) = (squares(inside.as_ref()), squares(outside.as_ref()));
         // both descend: the largest sine belongs to the smallest cosine
         let angle = |(sine, cosine): (&f64, &f64)| sine.max(0.0).sqrt().atan2(cosine.max(0.0).sqrt()).to_degrees();
         let angles: Vec<f64> = sines.iter().zip(cosines.iter().rev()).map(angle).collect();
-        Some(Self {
+        Self {
             largest_deg: angles[0],
             mean_deg: angles.iter().sum::<f64>() / k as f64,
             rotation: (outside.squared_norm_l2() / k as f64).min(1.0),
-        })
+        }
     }
 }
 
@@ -64,7 +65,7 @@ mod tests {
 
     fn between(degrees: &[f64]) -> Turn {
         let still = turned(&vec![0.0; degrees.len()], 9);
-        Turn::between(&still, &turned(degrees, 9), degrees.len()).unwrap()
+        Turn::between(&still, &turned(degrees, 9), degrees.len())
     }
 
     #[test]
@@ -85,15 +86,7 @@ mod tests {
             vec![-1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
         ]
         .concat();
-        assert_eq!(
-            Turn::between(&turned(&[0.0, 0.0], 9), &exchanged, 2),
-            Some(Turn::default())
-        );
-    }
-
-    #[test]
-    fn a_value_that_is_not_finite_has_no_angle() {
-        assert_eq!(Turn::between(&[1.0, 0.0], &[f32::NAN, 0.0], 1), None);
+        assert_eq!(Turn::between(&turned(&[0.0, 0.0], 9), &exchanged, 2), Turn::default());
     }
 
     proptest! {
@@ -101,7 +94,7 @@ mod tests {
         fn turns_are_symmetric_and_bounded(degrees in proptest::collection::vec(0.0_f64..90.0, 1..4)) {
             let still = turned(&vec![0.0; degrees.len()], 9);
             let [there, back] = [(&still, &turned(&degrees, 9)), (&turned(&degrees, 9), &still)]
-                .map(|(a, b)| Turn::between(a, b, degrees.len()).unwrap());
+                .map(|(a, b)| Turn::between(a, b, degrees.len()));
             let largest = degrees.iter().copied().fold(0.0, f64::max);
             prop_assert!((there.largest_deg - largest).abs() < 1e-4);
             prop_assert!((there.largest_deg - back.largest_deg).abs() < 1e-4);

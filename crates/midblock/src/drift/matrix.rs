@@ -13,7 +13,7 @@
 
 use super::Turn;
 use crate::{
-    Error, Result,
+    Result,
     metrics::{Change, WeightPair, linalg::product},
     progress::Progress,
     singular::SingularBlock,
@@ -109,7 +109,7 @@ impl MatrixDrift {
 /// Measures one matrix. `before` is the leading block of `pair.before`; its k counts.
 ///
 /// # Errors
-/// [`Error::NotConverged`] for values that are not finite; [`Error::Interrupted`].
+/// Those of [`SingularBlock::of`].
 ///
 /// # Panics
 /// If the block is of another shape.
@@ -125,17 +125,8 @@ pub fn block_drift(pair: &WeightPair<'_>, before: &SingularBlock, progress: &dyn
         return Ok(drift);
     }
     let after = SingularBlock::of(pair.name, &pair.after(), pair.shape, k, progress)?;
-    let turn = |before: &[f32], after: &[f32]| {
-        Turn::between(before, after, k).ok_or_else(|| Error::NotConverged {
-            tensor: pair.name.to_owned(),
-            shape: pair.shape,
-            directions: k,
-            residual: f64::NAN,
-            tolerance: 0.0,
-        })
-    };
-    drift.left = turn(&before.left, &after.left)?;
-    drift.right = turn(&before.right, &after.right)?;
+    drift.left = Turn::between(&before.left, &after.left, k);
+    drift.right = Turn::between(&before.right, &after.right, k);
     let values = || {
         before
             .sigma

@@ -30,6 +30,7 @@ mod weights;
 mod tests;
 
 pub use capture::{Capture, VIEWS};
+pub use cka::debiased_cka;
 pub(crate) use correlation::ranks;
 pub use correlation::{pearson, spearman};
 pub use entropy::Normalization;
