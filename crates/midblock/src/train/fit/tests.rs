@@ -208,7 +208,10 @@ impl Bed {
             min_ratio: 0.0,
         };
         let eval = [items[..3].to_vec(), items[3..5].to_vec()];
-        let measure = |stepper: &mut dyn Stepper| Ok((Vec::new(), vec![Some(f64::from(stepper.read("w")[0]))]));
+        let measure = |stepper: &mut dyn Stepper| match stop() {
+            true => Err(Error::Interrupted),
+            false => Ok((Vec::new(), vec![Some(f64::from(stepper.read("w")[0]))])),
+        };
         let (position, ending) = Fit {
             stepper: &mut stepper,
             train: &items,
@@ -516,7 +519,7 @@ fn an_unfinished_line_is_passed_over_and_a_broken_one_named() {
     bed.run_through();
     let text = fs::read_to_string(bed.metrics()).unwrap();
     fs::write(bed.metrics(), &text[..text.len() - 9]).unwrap();
-    assert_eq!(read_lines(&bed.metrics()).unwrap().len(), 16);
+    assert_eq!(read_lines(&bed.metrics()).unwrap().len(), 19);
     fs::write(bed.metrics(), text.replacen("\"loss\"", "\"los\"", 3)).unwrap();
     let message = read_lines(&bed.metrics()).unwrap_err().to_string();
     assert!(message.contains("line 1: missing field `loss`"), "{message}");
