@@ -328,6 +328,10 @@ fn wrong_experiments_are_refused_before_anything_is_written() {
             ["--layers=list:99", "--seed=1"],
             ["there is no block 99", "the model has 16"],
         ),
+        (
+            ["--objective=dft", "--protocol=paper"],
+            ["--protocol paper: `objective.detach`: it is iw's", "leave it out"],
+        ),
         (["--model=nowhere", "--seed=1"], ["nowhere", "error: "]),
     ] {
         let mut command = midblock();
