@@ -372,6 +372,7 @@ mod tests {
             step: 80,
             epoch: 0.4,
             loss: 1.025,
+            objective: Some(1.025),
             lr: 6e-5,
             gradient_norm: 0.5,
             samples: vec![vec!["gsm8k.jsonl:1".to_owned(); 4]; 8],

@@ -321,6 +321,7 @@ fn training_run(steps: u64) -> TrainingRun {
             step,
             epoch: x / 50.0,
             loss: 1.0 + 2.0 / x + 0.1 * (7.0 * x).sin(),
+            objective: Some(1.2 + 2.0 / x),
             lr: 1e-4 * (1.0 - x / steps as f64),
             gradient_norm: 1.0 + 0.5 * (3.0 * x).cos(),
             samples: vec![vec!["data.jsonl:1".into()]],

@@ -213,6 +213,7 @@ impl Fit<'_> {
             step: position.step,
             epoch: self.timeline.epochs_after(position.step),
             loss: sum.nats / sum.tokens as f64,
+            objective: Some(sum.objective / sum.tokens as f64 + report.penalty),
             lr: info.lr,
             gradient_norm: report.gradient_norm,
             samples,

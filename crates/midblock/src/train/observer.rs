@@ -13,6 +13,9 @@ pub struct StepMetrics {
     pub epoch: f64,
     /// Mean loss of the step's trained tokens, before the step, in nats.
     pub loss: f64,
+    /// What the step minimises, before the step: the loss itself, or what the objective makes of it. Runs of older versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objective: Option<f64>,
     /// Learning rate of the step.
     pub lr: f64,
     /// Norm of the gradient before clipping.

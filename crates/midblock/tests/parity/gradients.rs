@@ -4,11 +4,11 @@ use crate::{fixture::Fixture, forward::FAMILIES};
 use midblock::{
     adapt::{Kind as Adaptation, LoraOptions, Plan, Recipe, Scaling},
     checkpoint::LowRank,
-    model::{Architecture, Batch, Decoder, Labels, Parameter, ParameterId, Pass, Reached, Tape},
+    model::{Architecture, Batch, CrossEntropy, Decoder, Labels, Parameter, ParameterId, Pass, Reached, Tape},
     rng,
     select::Layers,
     tokens::TrainingSample,
-    train::{Gradients, Item, StepInfo, StepOptions, Trainer, trained},
+    train::{Gradients, Item, Objective, StepInfo, StepOptions, Trainer, trained},
 };
 use midblock_kernels::{Backend, Cpu, Reference};
 use rand::RngExt;
@@ -118,6 +118,8 @@ pub fn options() -> StepOptions {
         memory_bytes: None,
         largest_batch: [64, 64],
         prefix: None,
+        objective: Objective::Sft,
+        start: None,
     }
 }
 
@@ -255,7 +257,14 @@ fn finite_differences(name: &'static str) {
     enter(&mut tape, &decoder);
     tape.forward(&decoder, &pass);
     let go_on = |_: Reached, _: &mut Decoder<Reference>, _: &mut Gradients<Reference>| ControlFlow::Continue(());
-    tape.backward(&mut decoder, &pass, &labels, 1.0, &mut sums, go_on);
+    tape.backward(
+        &mut decoder,
+        &pass,
+        &labels,
+        &mut CrossEntropy { weight: 1.0 },
+        &mut sums,
+        go_on,
+    );
     for (i, (id, len)) in lengths.into_iter().enumerate() {
         let mut random = rng::stream(7, "direction", &[i as u64]);
         let direction: Vec<f64> = (0..len).map(|_| random.random::<f64>() - 0.5).collect();

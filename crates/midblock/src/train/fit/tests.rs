@@ -32,8 +32,10 @@ impl Parabola {
         let mut sum = LossSum::default();
         for (id, _) in items.iter().flat_map(targets) {
             let distance = f64::from(self.w) - f64::from(id) / 10.0;
+            let nats = distance * distance;
             sum += LossSum {
-                nats: distance * distance,
+                nats,
+                objective: nats,
                 tokens: 1,
             };
         }
@@ -79,6 +81,7 @@ impl Stepper for Parabola {
         Ok(StepReport {
             gradient_norm,
             clip_scale: 1.0,
+            penalty: 0.0,
         })
     }
 
