@@ -173,6 +173,12 @@ pub struct Tune {
     /// fixed-alpha, fixed-ratio or rslora [adapt.scaling]
     #[arg(long, value_name = "SCALING")]
     pub lora_scaling: Option<String>,
+    /// What is minimised: sft, rpsft, dft, iw or kl [objective.kind]
+    #[arg(long, value_name = "KIND")]
+    pub objective: Option<String>,
+    /// `paper` derives the weights of `iw`, as the published scripts do [objective.detach]; `default` takes them as constants
+    #[arg(long)]
+    pub protocol: Option<midblock::metrics::Protocol>,
     /// Passes over the data [train.epochs]
     #[arg(long, value_name = "N", conflicts_with = "steps")]
     pub epochs: Option<i64>,
