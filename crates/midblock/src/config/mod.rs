@@ -99,6 +99,13 @@ impl Config {
         check::check(self, origin)
     }
 
+    /// The configuration with values in place of its own; see [`load`](Self::load) for keys that exclude each other.
+    pub(crate) fn with(&self, values: &[Override]) -> Result<Self, Vec<Problem>> {
+        let mut table =
+            toml::Table::try_from(self).expect("invariant: every table of the schema can be written as TOML");
+        overrides::apply(&mut table, values)
+    }
+
     /// The configuration as TOML; of a resolved one, everything it depends on is there.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("invariant: every table of the schema can be written as TOML")

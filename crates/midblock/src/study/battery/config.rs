@@ -8,9 +8,18 @@ use crate::{
     config::{self, Adapt, Config, Data, DataSource, File, Model, Objective, Output, Override, Problem, Select, Train},
     eval::EvalConfig,
     study::{
-        BASE, Variant, alphas::AlphasOptions, correlate::CorrelateOptions, exit::ExitOptions,
-        gradients::GradientsOptions, lens::LensOptions, locate::LocateOptions, seeds::SeedsOptions,
-        selective::SelectiveOptions, steer::SteerOptions, swap::SwapOptions,
+        BASE, Variant,
+        alphas::AlphasOptions,
+        correlate::CorrelateOptions,
+        exit::ExitOptions,
+        gradients::GradientsOptions,
+        lens::LensOptions,
+        locate::LocateOptions,
+        seeds::SeedsOptions,
+        selective::SelectiveOptions,
+        steer::SteerOptions,
+        swap::SwapOptions,
+        tradeoff::{self, TradeoffOptions},
     },
 };
 use serde::{Deserialize, Serialize};
@@ -77,6 +86,8 @@ pub struct Study {
     pub selective: SelectiveOptions,
     /// Choosing blocks to train.
     pub locate: LocateOptions,
+    /// Ways of training.
+    pub tradeoff: TradeoffOptions,
 }
 
 impl Default for Study {
@@ -98,6 +109,7 @@ impl Default for Study {
             correlate: CorrelateOptions::default(),
             selective: SelectiveOptions::default(),
             locate: LocateOptions::default(),
+            tradeoff: TradeoffOptions::default(),
         }
     }
 }
@@ -149,11 +161,11 @@ impl StudyFile {
         self.given.to_string()
     }
 
-    fn origin(&self, key: &str) -> Option<String> {
+    pub(in crate::study) fn origin(&self, key: &str) -> Option<String> {
         config::origin(&self.file, &self.overrides, key)
     }
 
-    fn problem(&self, key: &str, problem: impl Into<String>, help: &str) -> Problem {
+    pub(in crate::study) fn problem(&self, key: &str, problem: impl Into<String>, help: &str) -> Problem {
         Problem {
             origin: self.origin(key).unwrap_or_default(),
             key: key.into(),
@@ -261,6 +273,9 @@ impl StudyFile {
                 &help,
             ));
         }
+        if kinds.contains(&Kind::Tradeoff) {
+            problems.extend(tradeoff::problems(self));
+        }
         if problems.is_empty() {
             Ok(())
         } else {
@@ -269,7 +284,7 @@ impl StudyFile {
     }
 
     /// What is measured on.
-    pub(super) fn measured(&self) -> &[DataSource] {
+    pub(in crate::study) fn measured(&self) -> &[DataSource] {
         let Data { train, eval, .. } = &self.config.data;
         if eval.is_empty() { train } else { eval }
     }
@@ -279,12 +294,20 @@ impl StudyFile {
         self.config.study.variants.iter().map(|text| text.parse()).collect()
     }
 
-    /// The experiment of a training cell: the study's own tables with what `change` makes of them, resolved. The measured samples
-    /// are the study's matter alone.
+    /// The experiment of a training cell: the study's own tables with what `change` makes of them, resolved.
     ///
     /// # Errors
     /// [`Error::Config`].
     pub fn experiment(&self, change: impl FnOnce(&mut Config)) -> Result<Config> {
+        let mut config = self.tables();
+        change(&mut config);
+        config
+            .resolve(&|key| self.origin(key))
+            .map_err(|problems| Error::Config { problems })
+    }
+
+    /// The study's own tables of an experiment. The measured samples are the study's matter alone.
+    pub(in crate::study) fn tables(&self) -> Config {
         let own = &self.config;
         let mut config = Config {
             model: own.model.clone(),
@@ -296,10 +319,7 @@ impl StudyFile {
             output: own.output.clone(),
         };
         config.data.eval.clear();
-        change(&mut config);
         config
-            .resolve(&|key| self.origin(key))
-            .map_err(|problems| Error::Config { problems })
     }
 }
 

@@ -15,6 +15,8 @@ use crate::{
         selective::{Selective, selective},
         steer::{Steer, steer},
         swap::{Swap, swap},
+        sweep::Failure,
+        tradeoff::{Tradeoff, tradeoff},
     },
 };
 use midblock_kernels::Backend;
@@ -36,6 +38,7 @@ pub struct Results {
     pub correlate: Option<Correlate>,
     pub selective: Option<Selective>,
     pub locate: Option<Locate>,
+    pub tradeoff: Option<Tradeoff>,
 }
 
 impl Results {
@@ -56,6 +59,7 @@ impl Results {
             Kind::Correlate => self.correlate = Some(correlate(subject, &options.correlate, cells)?),
             Kind::Selective => self.selective = Some(selective(subject, &options.selective, cells)?),
             Kind::Locate => self.locate = Some(locate(subject, &options.locate, cells)?),
+            Kind::Tradeoff => self.tradeoff = Some(tradeoff(subject, &options.tradeoff, cells)?),
         }
         Ok(())
     }
@@ -73,6 +77,7 @@ impl Results {
             Kind::Correlate => self.correlate.as_ref().map(Correlate::records),
             Kind::Selective => self.selective.as_ref().map(Selective::records),
             Kind::Locate => self.locate.as_ref().map(Locate::records),
+            Kind::Tradeoff => self.tradeoff.as_ref().map(Tradeoff::records),
         }
     }
 
@@ -95,6 +100,15 @@ impl Results {
                 .as_ref()
                 .map(|found| page::selective::section(found, blocks)),
             Kind::Locate => self.locate.as_ref().map(|found| page::locate::section(found, blocks)),
+            Kind::Tradeoff => self.tradeoff.as_ref().map(page::tradeoff::section),
+        }
+    }
+
+    /// Parts of a kind that failed while others of it were made.
+    pub(super) fn failures(&self, kind: Kind) -> &[Failure] {
+        match (kind, &self.tradeoff) {
+            (Kind::Tradeoff, Some(tradeoff)) => &tradeoff.failures,
+            _ => &[],
         }
     }
 

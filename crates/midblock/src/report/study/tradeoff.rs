@@ -1,0 +1,168 @@
+//! The tradeoff on the page: methods in the plane of what they gain and lose, and the table beside it.
+
+use super::{
+    Panel, Section, Table,
+    curve::{nats_difference, points},
+    selective::{text, unit},
+};
+use crate::study::{
+    Estimate,
+    sweep::Unit,
+    tradeoff::{Axis, Outcome, Standing, Tradeoff},
+};
+
+/// The section.
+pub fn section(found: &Tradeoff) -> Section {
+    Section {
+        id: "tradeoff",
+        title: "Tradeoff".into(),
+        about: about(found),
+        findings: findings(found),
+        panels: vec![Panel::Table(table(found)), Panel::Table(measures(found))],
+    }
+}
+
+fn about(found: &Tradeoff) -> String {
+    let of = |axis: &Axis| format!("{} ({})", axis.measures.join(", "), unit(axis.unit));
+    format!(
+        "Every method is trained from the same start with the same data and judged by the same items as the base. ID gain: how much \
+         better than the base on what was trained for, {}. OOD loss: how much worse on other things, {}. Each is the mean over its \
+         measures of the mean difference over items. Intervals are 95\u{a0}%: items of each measure drawn again, the same for all \
+         methods and seeds, and the error of a mean over seeds where there are several; with one seed they speak of other items \
+         alone, with two or three they are rough. The base is judged once. A method is on the Pareto front if no other gains as much \
+         and loses as little. Time is that of this machine and includes whatever else ran on it; memory is what the whole process held.",
+        of(&found.id),
+        of(&found.ood),
+    )
+}
+
+/// A difference in words, in the unit of its axis.
+fn difference(axis: &Axis, estimate: Estimate) -> String {
+    match axis.unit {
+        Unit::Share => points(estimate),
+        _ => nats_difference(estimate),
+    }
+}
+
+fn findings(found: &Tradeoff) -> Vec<String> {
+    let name = |method: usize| found.methods[method].name.as_str();
+    let mut findings: Vec<String> = (found.methods.iter().enumerate())
+        .map(|(index, method)| {
+            let standing = match found.standing(index) {
+                Standing::Front { unless: None } => "clearly on the Pareto front".to_owned(),
+                Standing::Front { unless: Some(other) } => {
+                    format!(
+                        "on the Pareto front, but within the intervals {} may be as good on both axes",
+                        name(other)
+                    )
+                }
+                Standing::Dominated { by, clear: true } => format!("clearly dominated by {}", name(by)),
+                Standing::Dominated { by, clear: false } => {
+                    format!("dominated by {}, but not clearly on both axes", name(by))
+                }
+            };
+            let worse = method.id_gain.value <= 0.0 && method.ood_loss.value >= 0.0;
+            format!(
+                "{}: ID gain {}, OOD loss {}; {standing}{}.",
+                method.name,
+                difference(&found.id, method.id_gain),
+                difference(&found.ood, method.ood_loss),
+                if worse {
+                    "; no training at all does as well on both axes"
+                } else {
+                    ""
+                },
+            )
+        })
+        .collect();
+    let left_out = found
+        .methods
+        .iter()
+        .flat_map(|method| &method.runs)
+        .map(|run| run.left_out)
+        .max();
+    if let Some(left_out) = left_out.filter(|left_out| *left_out > 0) {
+        findings.push(format!(
+            "{left_out} training sequences were left out because they are measured."
+        ));
+    }
+    findings
+}
+
+/// What each method gave and took.
+fn table(found: &Tradeoff) -> Table {
+    let columns = [
+        "method",
+        "ID gain",
+        "OOD loss",
+        "Pareto front",
+        "training loss at the end",
+        "seconds",
+        "memory",
+        "trained parameters",
+        "seeds",
+    ];
+    let row = |(index, method): (usize, &Outcome)| {
+        let mean = |value: &dyn Fn(&crate::study::tradeoff::MethodRun) -> Option<f64>| {
+            let values: Option<Vec<f64>> = method.runs.iter().map(value).collect();
+            values.map(|values| values.iter().sum::<f64>() / values.len() as f64)
+        };
+        let dash = || "–".to_owned();
+        let seeds: Vec<String> = method.runs.iter().map(|run| run.seed.to_string()).collect();
+        let memory = method.runs.iter().filter_map(|run| run.peak_bytes).max();
+        vec![
+            method.name.clone(),
+            difference(&found.id, method.id_gain),
+            difference(&found.ood, method.ood_loss),
+            match found.standing(index) {
+                Standing::Front { unless: None } => "yes",
+                Standing::Front { unless: Some(_) } => "yes, within noise",
+                Standing::Dominated { clear: true, .. } => "no",
+                Standing::Dominated { clear: false, .. } => "no, within noise",
+            }
+            .to_owned(),
+            mean(&|run| run.end_loss).map_or_else(dash, |loss| format!("{loss:.4}")),
+            mean(&|run| Some(run.seconds)).map_or_else(dash, |seconds| format!("{seconds:.1}")),
+            memory.map_or_else(dash, |bytes| format!("{} MiB", bytes >> 20)),
+            method
+                .runs
+                .iter()
+                .map(|run| run.parameters)
+                .max()
+                .unwrap_or(0)
+                .to_string(),
+            seeds.join(", "),
+        ]
+    };
+    Table {
+        title: "Methods".into(),
+        columns: columns.map(str::to_owned).to_vec(),
+        rows: found.methods.iter().enumerate().map(row).collect(),
+    }
+}
+
+/// Every measure of every method.
+fn measures(found: &Tradeoff) -> Table {
+    let column = |name: &String| match (found.id.measures.contains(name), found.ood.measures.contains(name)) {
+        (true, _) => " (ID)",
+        (_, true) => " (OOD)",
+        _ => "",
+    };
+    let columns = found
+        .untrained
+        .iter()
+        .map(|scored| format!("{}{}", scored.metric().replace('_', " "), column(&scored.measure.name)));
+    let row = |name: &str, values: &[crate::study::training::Scored]| {
+        std::iter::once(name.to_owned())
+            .chain(values.iter().map(text))
+            .collect()
+    };
+    let untrained = std::iter::once(row("untrained", &found.untrained));
+    Table {
+        title: "Every measure, means over seeds".into(),
+        columns: std::iter::once("method".to_owned()).chain(columns).collect(),
+        rows: untrained
+            .chain(found.methods.iter().map(|method| row(&method.name, &method.values)))
+            .collect(),
+    }
+}
