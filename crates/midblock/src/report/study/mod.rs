@@ -17,4 +17,4 @@ pub mod swap;
 pub mod tradeoff;
 
 pub use page::{render, write};
-pub use panel::{Bars, Choice, Heat, HeatCell, Lines, Panel, Point, Scale, Section, Series, Table};
+pub use panel::{Bars, Choice, Heat, HeatCell, Lines, Mark, Panel, Plane, Point, Scale, Section, Series, Table};

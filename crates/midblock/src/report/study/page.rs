@@ -161,6 +161,7 @@ fn title_of(panel: &Panel) -> &str {
         Panel::Lines(own) => &own.title,
         Panel::Bars(own) => &own.title,
         Panel::Heat(own) => &own.title,
+        Panel::Plane(own) => &own.title,
         Panel::Table(own) => &own.title,
         Panel::Choice(own) => &own.title,
     }
@@ -172,6 +173,7 @@ fn height(panel: &Panel) -> f64 {
         Panel::Lines(_) => 17.0,
         Panel::Bars(Bars { names, groups, .. }) => 4.0 + names.len() as f64 * (0.6 + 0.7 * groups.len().max(1) as f64),
         Panel::Heat(Heat { rows, .. }) => 8.0 + 1.15 * rows.len() as f64,
+        Panel::Plane(_) => 26.0,
         Panel::Table(_) => 0.0,
         Panel::Choice(own) => own.options.iter().map(|(_, option)| height(option)).fold(0.0, f64::max),
     }
@@ -181,6 +183,7 @@ fn height(panel: &Panel) -> f64 {
 fn is_wide(panel: &Panel) -> bool {
     match panel {
         Panel::Heat(own) => own.columns.len() > 8,
+        Panel::Plane(_) => true,
         Panel::Choice(own) => own
             .options
             .iter()

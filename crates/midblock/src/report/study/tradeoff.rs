@@ -1,7 +1,7 @@
 //! The tradeoff on the page: methods in the plane of what they gain and lose, and the table beside it.
 
 use super::{
-    Panel, Section, Table,
+    Mark, Panel, Plane, Section, Table,
     curve::{nats_difference, points},
     selective::{text, unit},
 };
@@ -18,7 +18,11 @@ pub fn section(found: &Tradeoff) -> Section {
         title: "Tradeoff".into(),
         about: about(found),
         findings: findings(found),
-        panels: vec![Panel::Table(table(found)), Panel::Table(measures(found))],
+        panels: vec![
+            Panel::Plane(plane(found)),
+            Panel::Table(table(found)),
+            Panel::Table(measures(found)),
+        ],
     }
 }
 
@@ -87,6 +91,32 @@ fn findings(found: &Tradeoff) -> Vec<String> {
         ));
     }
     findings
+}
+
+fn plane(found: &Tradeoff) -> Plane {
+    let scale = |axis: &Axis| if axis.unit == Unit::Share { 100.0 } else { 1.0 };
+    let name = |axis: &Axis| match axis.unit {
+        Unit::Share => "percentage points",
+        other => unit(other),
+    };
+    let (x, y) = (scale(&found.id), scale(&found.ood));
+    let mark = |method: &Outcome| Mark {
+        name: method.name.clone(),
+        x: method.id_gain.map(|gain| x * gain),
+        y: method.ood_loss.map(|loss| y * loss),
+        parts: (method.runs.iter())
+            .map(|run| (x * run.id_gain, y * run.ood_loss))
+            .collect(),
+        label: method.changes.join(", "),
+    };
+    Plane {
+        title: "What is gained, and what is lost for it".into(),
+        x: format!("ID gain, {}: more is better", name(&found.id)),
+        y: format!("OOD loss, {}: less is better", name(&found.ood)),
+        origin: "untrained".into(),
+        marks: found.methods.iter().map(mark).collect(),
+        front: found.front(),
+    }
 }
 
 /// What each method gave and took.
