@@ -56,12 +56,12 @@ impl Estimate {
         self.lo > 0.0 || self.hi < 0.0
     }
 
-    /// −x.
+    /// −x, where nothing stays nothing and gets no sign.
     pub(super) fn negated(self) -> Self {
         Self {
-            value: -self.value,
-            lo: -self.hi,
-            hi: -self.lo,
+            value: 0.0 - self.value,
+            lo: 0.0 - self.hi,
+            hi: 0.0 - self.lo,
         }
     }
 

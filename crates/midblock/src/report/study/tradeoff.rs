@@ -196,3 +196,127 @@ fn measures(found: &Tradeoff) -> Table {
             .collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::study::{
+        sweep::Measure,
+        tradeoff::{MethodRun, Pair},
+        training::Scored,
+    };
+
+    fn estimate(value: f64, half: f64) -> Estimate {
+        Estimate {
+            value,
+            lo: value - half,
+            hi: value + half,
+        }
+    }
+
+    fn scored(name: &str, unit: Unit, value: f64) -> Scored {
+        Scored {
+            measure: Measure {
+                name: name.into(),
+                metric: String::new(),
+                unit,
+            },
+            value: estimate(value, 0.125),
+        }
+    }
+
+    fn values(loss: f64, accuracy: f64) -> Vec<Scored> {
+        vec![
+            scored("loss:gsm8k", Unit::Nats, loss),
+            scored("arc", Unit::Share, accuracy),
+            scored("mmlu", Unit::Share, 0.25),
+        ]
+    }
+
+    fn outcome(name: &str, gain: f64, loss: f64) -> Outcome {
+        let run = |seed: u64, shift: f64| MethodRun {
+            seed,
+            id_gain: gain + shift,
+            ood_loss: loss - shift,
+            parameters: 12,
+            steps: 3,
+            seconds: 1.5 + seed as f64,
+            peak_bytes: Some(seed << 20),
+            end_loss: Some(2.0 + shift),
+            left_out: 4,
+        };
+        Outcome {
+            name: name.into(),
+            changes: vec![format!("objective.kind = \"{name}\"")],
+            runs: vec![run(1, 0.25), run(2, -0.25)],
+            values: values(2.0 - gain, 0.5 - loss),
+            differences: values(-gain, -loss),
+            id_gain: estimate(gain, 0.125),
+            ood_loss: estimate(loss, 0.0625),
+        }
+    }
+
+    fn found() -> Tradeoff {
+        let axis = |measure: &str, unit| Axis {
+            measures: vec![measure.into()],
+            unit,
+        };
+        Tradeoff {
+            id: axis("loss:gsm8k", Unit::Nats),
+            ood: axis("arc", Unit::Share),
+            untrained: values(2.0, 0.5),
+            methods: vec![outcome("sft", 0.5, 0.25), outcome("kl", 0.25, 0.375)],
+            pairs: vec![Pair {
+                left: "sft".into(),
+                right: "kl".into(),
+                id_gain: estimate(0.25, 0.125),
+                ood_loss: estimate(-0.125, 0.25),
+            }],
+            failures: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn who_gains_and_who_loses_is_said_with_how_sure_that_is() {
+        let section = section(&found());
+        assert_eq!(
+            section.findings,
+            [
+                "sft: ID gain +0.500 nats (+0.375 to +0.625), OOD loss +25.0 points (+18.8 to +31.2); clearly on the Pareto front.",
+                "kl: ID gain +0.250 nats (+0.125 to +0.375), OOD loss +37.5 points (+31.2 to +43.8); dominated by sft, but not clearly \
+                 on both axes.",
+                "4 training sequences were left out because they are measured.",
+            ]
+        );
+        assert!(section.about.contains("loss:gsm8k (nats per token)") && section.about.contains("arc (share)"));
+        let [Panel::Plane(plane), Panel::Table(table), Panel::Table(measures)] = section.panels.as_slice() else {
+            panic!("{:?}", section.panels)
+        };
+        assert_eq!((plane.front.as_slice(), plane.marks[1].y.value), (&[0][..], 37.5));
+        assert_eq!(plane.marks[0].parts, [(0.75, 0.0), (0.25, 50.0)]);
+        assert_eq!(
+            table.rows[1],
+            [
+                "kl",
+                "+0.250 nats (+0.125 to +0.375)",
+                "+37.5 points (+31.2 to +43.8)",
+                "no, within noise",
+                "2.0000",
+                "3.0",
+                "2 MiB",
+                "12",
+                "1, 2"
+            ]
+        );
+        assert_eq!(measures.columns, ["method", "loss:gsm8k (ID)", "arc (OOD)", "mmlu"]);
+        assert_eq!(measures.rows[1][..2], ["sft", "1.5000 (1.3750 to 1.6250)"]);
+        assert_eq!((measures.rows.len(), measures.rows[0][0].as_str()), (3, "untrained"));
+    }
+
+    #[test]
+    fn what_training_only_harmed_is_said() {
+        let mut harmed = found();
+        harmed.methods[1] = outcome("kl", -0.25, 0.375);
+        assert!(section(&harmed).findings[1].ends_with("no training at all does as well on both axes."));
+    }
+}

@@ -183,7 +183,7 @@ fn every_preset_can_be_read() {
             .unwrap_or_else(|error| panic!("{error}"));
         let options = &file.config.study.tradeoff;
         assert_eq!(options.methods().len() * options.seeds.len(), runs, "{name}");
-        let text = std::fs::read_to_string(configs.join(name)).unwrap();
+        let text = fs::read_to_string(configs.join(name)).unwrap();
         let run = format!("# Run:   midblock study tradeoff --config configs/{name} --out ");
         for part in [run.as_str(), "# Needs: ", "# Time and memory: "] {
             assert!(text.contains(part), "{name} lacks `{part}`");
@@ -206,12 +206,12 @@ fn methods_are_judged_against_the_base_and_a_failure_stops_none() {
         .iter()
         .map(|text| format!("{}\n", serde_json::json!({"text": text})))
         .collect();
-    std::fs::write(&other, rows).unwrap();
+    fs::write(&other, rows).unwrap();
     let problems = &fixture.file(&[]).config.data.eval[0].0.source;
     let eval = format!("data.eval=[\"q={problems}\", \"s={}\"]", other.display());
     let options = "study.tradeoff={ id = [\"loss:q\"], ood = [\"loss:s\"], seeds = [1, 2], methods = [\
                    { name = \"slow\", train.lr = 1e-3 }, { name = \"fast\", train.lr = 1e-2, adapt.rank = 4 }, \
-                   { name = \"wild\", train = { lr = 1e30, clip = 0.0, schedule = \"constant\" } } ] }";
+                   { name = \"wild\", adapt.alpha = 1e38, train.lr = 1.0 } ] }";
     let sets = [eval.as_str(), options];
     let run = || {
         fixture.with(&sets, |subject, cells| {
