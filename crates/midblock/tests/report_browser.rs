@@ -533,7 +533,8 @@ fn a_tradeoff_is_drawn_with_its_crosses_and_front() {
     // two zero lines, the front, the origin; of each method a cross, the points of its seeds and its mean
     assert_eq!(cards[0]["data-lines"], (4 + 3 * 2).to_string());
     assert_eq!(dom.matches("<table class=\"bands\">").count(), 2);
-    for name in ["slow", "fast", "Pareto front", "untrained"] {
-        assert!(dom.contains(&format!(">{name}</text>")), "{name}");
+    // in the legend and, of a method, beside its mark
+    for (name, times) in [("slow", 2), ("fast", 2), ("Pareto front", 1), ("untrained", 1)] {
+        assert_eq!(dom.matches(&format!(">{name}</text>")).count(), times, "{name}");
     }
 }
