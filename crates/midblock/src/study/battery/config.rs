@@ -5,7 +5,9 @@
 use super::Kind;
 use crate::{
     Error, Result,
-    config::{self, Adapt, Config, Data, DataSource, File, Model, Objective, Output, Override, Problem, Select, Train},
+    config::{
+        Adapt, Config, Data, DataSource, File, Given, Model, Objective, Output, Override, Problem, Select, Train,
+    },
     eval::EvalConfig,
     study::{
         BASE, Variant,
@@ -119,10 +121,7 @@ impl Default for Study {
 pub struct StudyFile {
     /// The configuration.
     pub config: StudyConfig,
-    /// What was given, without defaults.
-    given: toml::Table,
-    file: File,
-    overrides: Vec<Override>,
+    given: Given,
 }
 
 impl StudyFile {
@@ -145,33 +144,23 @@ impl StudyFile {
     }
 
     fn read(file: File, overrides: &[Override]) -> Result<Self, Vec<Problem>> {
-        let (config, given) = config::read(&file, overrides)?;
-        let read = Self {
-            config,
-            given,
-            overrides: overrides.to_vec(),
-            file,
-        };
+        let (config, given) = Given::read(file, overrides)?;
+        let read = Self { config, given };
         let problems = read.problems();
         if problems.is_empty() { Ok(read) } else { Err(problems) }
     }
 
     /// File and overrides as one file.
     pub fn to_toml(&self) -> String {
-        self.given.to_string()
+        self.given.to_toml()
     }
 
     pub(in crate::study) fn origin(&self, key: &str) -> Option<String> {
-        config::origin(&self.file, &self.overrides, key)
+        self.given.origin(key)
     }
 
     pub(in crate::study) fn problem(&self, key: &str, problem: impl Into<String>, help: &str) -> Problem {
-        Problem {
-            origin: self.origin(key).unwrap_or_default(),
-            key: key.into(),
-            problem: problem.into(),
-            help: help.into(),
-        }
+        self.given.problem(key, problem, help)
     }
 
     fn problems(&self) -> Vec<Problem> {
