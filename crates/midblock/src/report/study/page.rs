@@ -28,7 +28,7 @@ pub fn render(study: &StudyRun) -> String {
     let sections: Vec<Section> = (Kind::ALL.into_iter())
         .filter_map(|kind| study.results.section(kind, study.blocks()))
         .collect();
-    let title = title(study);
+    let title = title(study, &sections);
     let mut panels = Vec::new();
     let shown: String = sections.iter().map(|own| section(own, &mut panels)).collect();
     let content = [
@@ -54,8 +54,8 @@ pub fn write(dir: &Path) -> Result<StudyRun> {
     Ok(study)
 }
 
-/// "What sft changes in SmolLM2-135M".
-fn title(study: &StudyRun) -> String {
+/// "What sft changed in SmolLM2-135M".
+fn title(study: &StudyRun, sections: &[Section]) -> String {
     let models = &study.run.models;
     let variants: Vec<&str> = models.iter().skip(1).map(|model| model.name.as_str()).collect();
     let base = models.first().map_or(String::new(), |model| {
@@ -63,6 +63,7 @@ fn title(study: &StudyRun) -> String {
         name.to_string_lossy().into_owned()
     });
     match variants[..] {
+        [] if sections.iter().all(|own| own.id == "tradeoff") => format!("Ways of training {base}"),
         [] => format!("The layers of {base}"),
         _ => format!("What {} changed in {base}", variants.join(", ")),
     }
