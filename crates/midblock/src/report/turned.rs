@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 /// What the chart shows, in words.
 pub(super) const ABOUT: &str = "How far the run is from its start: the rotation of the trained matrices' leading singular directions \
     (1 − mean cos² of the principal angles, mean of both sides and all matrices), the share of the change inside of the leading \
-    blocks (‖U_kᵀ ΔW V_k‖²/‖ΔW‖²), and 1 − debiased CKA of the states with the start model's, mean over blocks.";
+    blocks (‖U_kᵀ ΔW V_k‖²/‖ΔW‖²), and 1 − debiased CKA of the states with the start model's, mean over blocks; on a logarithmic axis, which leaves zeros out.";
 
 /// Columns of the chart: step, rotation, share inside, 1 − mean CKA.
 pub(super) fn data(drifts: &[&DriftMetrics]) -> Value {

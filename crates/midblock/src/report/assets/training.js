@@ -37,7 +37,7 @@
     lr: () => [line("learning rate", column(LR), css("--s3"))],
     gradient: () => [line("gradient norm", column(GRADIENT), css("--s4"))],
     drift: () => ["rotation of singular subspaces", "share of the change inside", "1 − CKA"].map((name, index) => {
-      const points = data.drifts.filter((drift) => drift[index + 1] !== null).map((drift) => [drift[STEP], drift[index + 1]]);
+      const points = data.drifts.filter((drift) => drift[index + 1] > 0).map((drift) => [drift[STEP], drift[index + 1]]);
       return { ...line(name, points, css(`--s${index + 1}`)), showSymbol: true, symbolSize: 6 };
     }),
     speed: () => [line("all tokens", column(SPEED), css("--s0")), line("tokens in the loss", column(TRAINED_SPEED), css("--s1"))],
@@ -68,7 +68,7 @@
       xAxis: { ...axis, type: "value", name: "step", nameLocation: "middle", nameGap: 22, splitLine: { show: false }, minInterval: 1,
         min: data.evaluations.length ? 0 : "dataMin", max: "dataMax", axisLine: { show: true, lineStyle: { color: css("--axis") } },
         axisTick: { show: true, lineStyle: { color: css("--axis") } } },
-      yAxis: { ...axis, type: "value", scale: !fromZero, splitNumber: 4, axisLabel: { ...axisText(), formatter: tick },
+      yAxis: { ...axis, type: kind === "drift" ? "log" : "value", scale: !fromZero, splitNumber: 4, axisLabel: { ...axisText(), formatter: tick },
         axisLine: { show: false }, axisTick: { show: false } },
       tooltip: { trigger: "axis", confine: true, formatter: tooltip, backgroundColor: css("--paper"), borderColor: css("--line"),
         textStyle: { color: css("--ink") }, axisPointer: { lineStyle: { color: css("--axis"), type: "solid" } } },

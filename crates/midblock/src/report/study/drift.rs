@@ -28,7 +28,11 @@ const QUANTITIES: [Quantity; 4] = [
     Quantity {
         name: "Rotation",
         of: |matrix| Some(matrix.rotation()),
-        text: |rotation| format!("{rotation:.2}"),
+        text: |rotation| match rotation {
+            0.0 => "0".into(),
+            0.0..0.01 => format!("{rotation:.0e}"),
+            _ => format!("{rotation:.2}"),
+        },
     },
     Quantity {
         name: "Share of the change inside, over that of a random change",

@@ -17,6 +17,7 @@ const SCRIPT: &str = include_str!("../assets/study.js");
 const FOOT: Foot = Foot {
     measured_after: "a kind of study",
     sources: "<li>A Layer-wise Analysis of Supervised Fine-Tuning, ACL 2026, <a href=\"https://arxiv.org/abs/2604.11838\">arXiv:2604.11838</a>.</li>\
+<li>Drift: Rotation-Preserving Supervised Fine-Tuning, <a href=\"https://arxiv.org/abs/2605.10973\">arXiv:2605.10973</a>; principal angles: Björck and Golub 1973.</li>\
 <li>Logit lens: nostalgebraist 2020, interpreting GPT: the logit lens. Bootstrap: Efron 1982, The Jackknife, the Bootstrap and Other Resampling Plans.</li>\
 <li>To cite a result, name the midblock version, the command and the file hashes above.</li>",
     numbers: "a CSV and a Parquet file for each kind, and <code>study.json</code> beside it",
