@@ -635,6 +635,13 @@ pub struct Bench {
     /// same budget, or full fine-tuning; all tokens in the loss
     #[arg(long, value_name = "KIND")]
     pub train: Option<Training>,
+    /// Time the optimiser steps of this objective, in turns with plain ones: `rpsft`, `dft`, `iw` or `kl`; what the start model says of
+    /// the batch is kept after the first step, as in later epochs
+    #[arg(long, value_name = "KIND", requires = "train")]
+    pub objective: Option<midblock::config::ObjectiveKind>,
+    /// Singular directions of each matrix that `rpsft` holds
+    #[arg(long, default_value = "128", value_name = "K")]
+    pub directions: NonZeroUsize,
     /// Time writing this many tokens, at least 2, after each sequence instead; needs --checkpoint
     #[arg(long, value_name = "N", conflicts_with = "train", requires = "checkpoint")]
     pub generate: Option<NonZeroUsize>,

@@ -6,10 +6,13 @@ use anyhow::Result;
 use midblock::{
     adapt::{Kind, LoraOptions, Plan, Recipe, Scaling},
     checkpoint::Checkpoint,
+    config::ObjectiveKind,
     model::Architecture,
+    progress::Silent,
     select::Layers,
+    singular::SingularCache,
     tokens::TrainingSample,
-    train::{CacheOptions, Item, Objective, StepInfo, StepOptions, Trainer},
+    train::{CacheOptions, Item, LossSum, Objective, Rotation, StepInfo, StepOptions, Trainer},
 };
 use midblock_kernels::Cpu;
 use serde_json::{Value, json};
@@ -22,6 +25,9 @@ const RANK: usize = 8;
 pub(super) struct Steps<'a> {
     kind: Training,
     trainer: Trainer<'a, Cpu>,
+    /// One that takes plain steps, where those of another objective are timed, and their seconds.
+    plain: Option<(Trainer<'a, Cpu>, Vec<f64>)>,
+    objective: ObjectiveKind,
     samples: Vec<TrainingSample>,
     parameters: usize,
     step: u64,
@@ -67,7 +73,20 @@ impl<'a> Steps<'a> {
                 folder: std::env::temp_dir(),
             }),
             objective: Objective::Sft,
-            start: None,
+            start: Some(CacheOptions {
+                memory_bytes: u64::MAX,
+                disk_bytes: 0,
+                folder: std::env::temp_dir(),
+            }),
+        };
+        let objective = args.objective.unwrap_or_default();
+        let plain = match objective {
+            ObjectiveKind::Sft => None,
+            _ => Some((Trainer::new(backend, checkpoint, &plan, options.clone())?, Vec::new())),
+        };
+        let options = StepOptions {
+            objective: minimised(objective, args.directions.get(), checkpoint, &architecture, &plan)?,
+            ..options
         };
         let sample = |ids: Vec<u32>| TrainingSample {
             id: "random".to_owned(),
@@ -77,6 +96,8 @@ impl<'a> Steps<'a> {
         Ok(Self {
             kind,
             trainer: Trainer::new(backend, checkpoint, &plan, options)?,
+            plain,
+            objective,
             samples: sequences(architecture.vocab, args).into_iter().map(sample).collect(),
             parameters: plan.entries.iter().map(|entry| entry.parameters()).sum(),
             step: 0,
@@ -86,20 +107,53 @@ impl<'a> Steps<'a> {
     }
 }
 
+/// The objective at its defaults, but for the number of directions.
+fn minimised(
+    kind: ObjectiveKind,
+    directions: usize,
+    checkpoint: &Checkpoint,
+    architecture: &Architecture,
+    plan: &Plan,
+) -> Result<Objective> {
+    Ok(match kind {
+        ObjectiveKind::Sft => Objective::Sft,
+        ObjectiveKind::Dft => Objective::Dft,
+        ObjectiveKind::Iw => Objective::Iw {
+            tau: 1.0,
+            cap: 16.0,
+            detach: true,
+        },
+        ObjectiveKind::Kl => Objective::Kl { beta: 0.1 },
+        ObjectiveKind::Rpsft => {
+            let mut rotation = Rotation {
+                lambda: 1.0,
+                directions,
+                normalised: false,
+                ends: true,
+                ..Rotation::default()
+            };
+            rotation.find_blocks(checkpoint, architecture, plan, &SingularCache::of_user(), &Silent)?;
+            Objective::Rpsft(rotation)
+        }
+    })
+}
+
 impl Timed for Steps<'_> {
     fn name(&self) -> String {
-        match self.kind {
+        let step = match self.kind {
             Training::Full => "full fine-tuning step",
             Training::Lora => "LoRA step",
             Training::Mid => "Mid-Block LoRA step",
             Training::MidCached => "Mid-Block LoRA step, frozen prefix cached",
+        };
+        match self.objective {
+            ObjectiveKind::Sft => step.to_owned(),
+            other => format!("{step} of {}", other.name()),
         }
-        .to_owned()
     }
 
     fn step(&mut self, record: bool) -> Result<()> {
         self.step += 1;
-        let start = Instant::now();
         let items: Vec<Item<'_>> = (0..)
             .zip(&self.samples)
             .map(|(key, sample)| Item { key, sample })
@@ -110,11 +164,19 @@ impl Timed for Steps<'_> {
             tokens: self.samples.iter().map(TrainingSample::trained_tokens).sum(),
             lr: 1e-4,
         };
-        let loss = self.trainer.accumulate(&items, &info)?;
-        self.trainer.apply(&info)?;
-        if record {
-            self.seconds.push(start.elapsed().as_secs_f64());
+        let timed = |trainer: &mut Trainer<'_, Cpu>, seconds: &mut Vec<f64>| -> Result<LossSum> {
+            let start = Instant::now();
+            let loss = trainer.accumulate(&items, &info)?;
+            trainer.apply(&info)?;
+            if record {
+                seconds.push(start.elapsed().as_secs_f64());
+            }
+            Ok(loss)
+        };
+        if let Some((trainer, seconds)) = &mut self.plain {
+            timed(trainer, seconds)?;
         }
+        let loss = timed(&mut self.trainer, &mut self.seconds)?;
         self.losses.push(loss.nats / loss.tokens as f64);
         Ok(())
     }
@@ -150,6 +212,7 @@ impl Timed for Steps<'_> {
             "interiors_kept": memory.kept,
             "planned_private_mib": memory.bytes() >> 20,
             "steps_per_s": round(1.0 / median(&self.seconds)),
+            "times_a_plain_step": self.plain.as_ref().map(|(_, plain)| round(median(&self.seconds) / median(plain))),
             "losses": self.losses,
         })
     }
