@@ -173,6 +173,12 @@ pub struct Tune {
     /// fixed-alpha, fixed-ratio or rslora [adapt.scaling]
     #[arg(long, value_name = "SCALING")]
     pub lora_scaling: Option<String>,
+    /// What is minimised: sft, rpsft, dft, iw or kl [objective.kind]
+    #[arg(long, value_name = "KIND")]
+    pub objective: Option<String>,
+    /// `paper` derives the weights of `iw`, as the published scripts do [objective.detach]; `default` takes them as constants
+    #[arg(long)]
+    pub protocol: Option<midblock::metrics::Protocol>,
     /// Passes over the data [train.epochs]
     #[arg(long, value_name = "N", conflicts_with = "steps")]
     pub epochs: Option<i64>,
@@ -274,7 +280,7 @@ impl From<&Pretrain> for Tune {
 /// What is done is kept: the same command goes on after an interruption, and other kinds can be added to the folder.
 #[derive(Debug, Args)]
 pub struct Study {
-    /// `all` but tradeoff, or some of exit, lens, swap, alphas, steer, gradients, seeds, correlate, selective, locate, tradeoff,
+    /// `all` but tradeoff, or some of exit, lens, swap, alphas, steer, drift, gradients, seeds, correlate, selective, locate, tradeoff,
     /// separated by commas
     #[arg(value_name = "KINDS")]
     pub kinds: String,

@@ -257,7 +257,7 @@ fn training(a: &Architecture, name: &str, layers: Option<Layers>) -> Result<Valu
         .iter()
         .map(|(id, shape)| (*id, shape.iter().product()))
         .collect();
-    let memory = TrainingMemory::plan::<Cpu>(a, &parameters, [TRAINING_ROWS; 2], consumed, None);
+    let memory = TrainingMemory::plan::<Cpu>(a, &parameters, [TRAINING_ROWS; 2], consumed, 0, None);
     let rank = |how| match how {
         Move::Lora { rank, .. } => Some(rank),
         Move::Full => None,

@@ -10,6 +10,7 @@ use crate::{
 use anyhow::{Context, Result};
 use midblock::{
     config::{Config, Override},
+    metrics::Protocol,
     report::training::key_numbers,
     run::DatasetInfo,
     train::{
@@ -144,6 +145,7 @@ fn overrides(args: &args::Tune) -> Result<Vec<Override>> {
     text("--from", "select.from", &args.from);
     text("--full", "adapt.kind", &args.full.then(|| "full".to_owned()));
     text("--lora-scaling", "adapt.scaling", &args.lora_scaling);
+    text("--objective", "objective.kind", &args.objective);
     text("--memory", "train.memory", &args.memory);
     text("--out", "output.dir", &args.out);
     for (flag, key, values) in [
@@ -175,6 +177,8 @@ fn overrides(args: &args::Tune) -> Result<Vec<Override>> {
     for (flag, key, value) in [("--alpha", "adapt.alpha", args.alpha), ("--lr", "train.lr", args.lr)] {
         overrides.extend(value.map(|v| Override::flag(key, v, format!("{flag} {v}"))));
     }
+    let paper = args.protocol == Some(Protocol::Paper);
+    overrides.extend(paper.then(|| Override::flag("objective.detach", false, "--protocol paper")));
     for set in &args.sets {
         overrides.push(set.parse()?);
     }

@@ -1,7 +1,8 @@
 //! The operations a decoder is made of.
 
 use crate::{
-    Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Prediction, RopeTable, StoredMatrix,
+    Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Divergence, Prediction, RopeTable,
+    RowWeight, StoredMatrix,
 };
 
 /// f32 or f64, for moving values between host and device without losing those a device holds in f64.
@@ -196,8 +197,21 @@ pub trait Backend: Send + Sync {
     fn predictions(&self, x: &Self::Buffer, head: &Self::Matrix, targets: &[u32]) -> Vec<Prediction>;
 
     /// Cross entropy in nats of rows of logits (rows, V) against `targets`, and its gradient in their place:
-    /// `logits[i, :] ← weights[i] · (softmax(logits[i, :]) − onehot(targets[i]))`. Losses are returned unweighted.
-    fn cross_entropy_backward(&self, logits: &mut Self::Buffer, targets: &[u32], weights: &[f32]) -> Vec<f64>;
+    /// `logits[i, :] ← weight(i, nats_i) · (softmax(logits[i, :]) − onehot(targets[i]))`. Losses are returned unweighted.
+    fn cross_entropy_backward(&self, logits: &mut Self::Buffer, targets: &[u32], weight: &RowWeight<'_>) -> Vec<f64>;
+
+    /// Cross entropy of p = softmax(`logits`), and its divergence KL(p ‖ q) from q = softmax(`reference`), both (rows, V), with
+    /// the gradient of `weight · (nats + beta · divergence)` in the place of the logits:
+    /// `logits[i, v] ← weight · (p_v − onehot(targets[i])_v + beta · p_v · (ln p_v − ln q_v − divergence_i))`. The content of `reference` is
+    /// unspecified afterwards.
+    fn divergence_backward(
+        &self,
+        logits: &mut Self::Buffer,
+        reference: &mut Self::Buffer,
+        targets: &[u32],
+        weight: f64,
+        beta: f64,
+    ) -> Vec<Divergence>;
 
     /// `out[i] = x[i] / (1 − p)` where element `i` of the stream `key` is kept, which it is with probability `1 − p`, else 0.
     /// The same key drops the same elements, so this is its own gradient. `0 ≤ p < 1`.

@@ -26,6 +26,7 @@ pub use cpu::{Cpu, CpuBuffer, CpuMatrix};
 pub use dtype::Dtype;
 pub use matrix::{SharedBytes, StoredMatrix};
 pub use operands::{
-    Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Prediction, RopeTable,
+    Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Divergence, Prediction, RopeTable,
+    RowWeight,
 };
 pub use reference::{Reference, ReferenceMatrix};

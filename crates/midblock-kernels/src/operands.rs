@@ -99,6 +99,19 @@ pub struct Prediction {
     pub top_nats: f64,
 }
 
+/// The weight of a row's loss, from its index and its loss in nats.
+pub type RowWeight<'a> = dyn Fn(usize, f64) -> f64 + Sync + 'a;
+
+/// What a row of logits says of the next token, and how far it is from another row, as
+/// [`divergence_backward`](crate::Backend::divergence_backward) finds it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Divergence {
+    /// −ln p of the target.
+    pub nats: f64,
+    /// KL(p ‖ q) = Σ_v p_v (ln p_v − ln q_v), in nats; at least 0 but for rounding.
+    pub divergence: f64,
+}
+
 /// One step of AdamW: with `g = gradient_scale · gradient`,
 /// `m ← β₁ m + (1 − β₁) g`, `v ← β₂ v + (1 − β₂) g²`, `θ ← θ (1 − lr · decay) − lr · m̂ / (√v̂ + ε)`,
 /// `m̂ = m / (1 − β₁ᵗ)`, `v̂ = v / (1 − β₂ᵗ)`.

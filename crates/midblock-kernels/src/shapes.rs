@@ -200,12 +200,8 @@ pub(crate) fn predictions(x: usize, head: [usize; 2], targets: &[u32]) {
 }
 
 #[track_caller]
-pub(crate) fn cross_entropy_backward(logits: usize, targets: &[u32], weights: usize) {
+pub(crate) fn cross_entropy_backward(logits: usize, targets: &[u32]) {
     let rows = targets.len();
-    assert_eq!(
-        rows, weights,
-        "cross_entropy_backward: {rows} targets, {weights} weights"
-    );
     assert!(
         if rows == 0 {
             logits == 0
@@ -221,6 +217,12 @@ pub(crate) fn cross_entropy_backward(logits: usize, targets: &[u32], weights: us
             "cross_entropy_backward: target {target} at row {row}, {vocab} logits a row"
         );
     }
+}
+
+#[track_caller]
+pub(crate) fn divergence_backward(logits: usize, reference: usize, targets: &[u32]) {
+    same("divergence_backward", logits, reference);
+    cross_entropy_backward(logits, targets);
 }
 
 #[track_caller]

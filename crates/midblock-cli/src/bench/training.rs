@@ -9,7 +9,7 @@ use midblock::{
     model::Architecture,
     select::Layers,
     tokens::TrainingSample,
-    train::{Item, PrefixOptions, StepInfo, StepOptions, Trainer},
+    train::{CacheOptions, Item, Objective, StepInfo, StepOptions, Trainer},
 };
 use midblock_kernels::Cpu;
 use serde_json::{Value, json};
@@ -61,11 +61,13 @@ impl<'a> Steps<'a> {
             accumulation: 1,
             memory_bytes: None,
             largest_batch: [rows, rows],
-            prefix: (kind == Training::MidCached).then(|| PrefixOptions {
+            prefix: (kind == Training::MidCached).then(|| CacheOptions {
                 memory_bytes: u64::MAX,
                 disk_bytes: 0,
                 folder: std::env::temp_dir(),
             }),
+            objective: Objective::Sft,
+            start: None,
         };
         let sample = |ids: Vec<u32>| TrainingSample {
             id: "random".to_owned(),

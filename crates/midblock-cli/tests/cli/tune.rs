@@ -1,7 +1,10 @@
 //! `midblock tune`: what it writes, how it is interrupted, killed and gone on with, and what it refuses.
 
 use crate::models::{Model, asset, base, midblock, problems};
-use midblock::{config::Config, train::TrainingRun};
+use midblock::{
+    config::{AdaptKind, Config},
+    train::TrainingRun,
+};
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -328,6 +331,10 @@ fn wrong_experiments_are_refused_before_anything_is_written() {
             ["--layers=list:99", "--seed=1"],
             ["there is no block 99", "the model has 16"],
         ),
+        (
+            ["--objective=dft", "--protocol=paper"],
+            ["--protocol paper: `objective.detach`: it is iw's", "leave it out"],
+        ),
         (["--model=nowhere", "--seed=1"], ["nowhere", "error: "]),
     ] {
         let mut command = midblock();
@@ -446,7 +453,7 @@ fn every_preset_is_sound_and_says_how_to_run_it() {
             for part in [run.as_str(), "# Needs: ", "# Time and memory: "] {
                 assert!(text.contains(part), "{relative} lacks `{part}`");
             }
-            if relative.contains("paper") {
+            if relative.contains("paper") && config.adapt.kind == AdaptKind::Lora {
                 let adapt = &config.adapt;
                 assert_eq!(
                     (adapt.rank, adapt.alpha, adapt.dropout),
@@ -456,7 +463,7 @@ fn every_preset_is_sound_and_says_how_to_run_it() {
             }
         }
     }
-    assert!(presets >= 14, "{presets}");
+    assert!(presets >= 15, "{presets}");
     for preset in ["uniform", "mid"] {
         let mut command = midblock();
         command

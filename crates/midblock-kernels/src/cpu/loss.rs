@@ -10,9 +10,9 @@ use super::{
     gemm::{self, Factor, Summed},
     kernel::{Output, Tile},
     matrix::CpuMatrix,
-    vector::maximum,
+    vector::{maximum, update},
 };
-use crate::Prediction;
+use crate::{Divergence, Prediction, RowWeight};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -99,40 +99,83 @@ fn join<'a>(slices: impl Iterator<Item = &'a Slice> + Clone) -> Prediction {
 }
 
 /// Losses of rows of logits, which become `weight · (softmax − onehot)`.
-pub(super) fn cross_entropy_backward(arch: Arch, logits: &mut [f32], targets: &[u32], weights: &[f32]) -> Vec<f64> {
+pub(super) fn cross_entropy_backward(
+    arch: Arch,
+    logits: &mut [f32],
+    targets: &[u32],
+    weight: &RowWeight<'_>,
+) -> Vec<f64> {
     let vocab = (logits.len() / targets.len().max(1)).max(1);
     logits
         .par_chunks_exact_mut(vocab)
-        .zip(targets.par_iter().zip(weights))
-        .map(|(logits, (&target, &weight))| {
+        .zip(targets)
+        .enumerate()
+        .map(|(row, (logits, &target))| {
             let target = target as usize;
             let target_logit = f64::from(logits[target]);
-            let log_sum = arch.dispatch(Softmax { logits, factor: weight });
-            logits[target] -= weight;
-            log_sum - target_logit
+            let (log_sum, total) = arch.dispatch(Exponentials(logits));
+            let nats = log_sum - target_logit;
+            let weight = weight(row, nats);
+            arch.dispatch(Scaled(logits, (weight / total) as f32));
+            logits[target] -= weight as f32;
+            nats
         })
         .collect()
 }
 
-/// Turns logits into `factor · softmax` and returns `ln Σ e^l`. The row stays in the second-level cache: a sweep for the
-/// maximum, one for exponentials and their sum, one for the factor.
-struct Softmax<'a> {
-    logits: &'a mut [f32],
-    factor: f32,
+/// Losses and divergences of rows of logits, which become `weight · (p − onehot + beta · p · (ln p − ln q − KL))`.
+pub(super) fn divergence_backward(
+    arch: Arch,
+    logits: &mut [f32],
+    reference: &mut [f32],
+    targets: &[u32],
+    [weight, beta]: [f64; 2],
+) -> Vec<Divergence> {
+    let vocab = (logits.len() / targets.len().max(1)).max(1);
+    logits
+        .par_chunks_exact_mut(vocab)
+        .zip(reference.par_chunks_exact_mut(vocab))
+        .zip(targets)
+        .map(|((logits, reference), &target)| {
+            let target = target as usize;
+            let target_logit = f64::from(logits[target]);
+            let [p, q] = [&*logits, &*reference].map(|logits| arch.dispatch(Reduce(logits)));
+            let [log_p, log_q] = [p, q].map(|slice| f64::from(slice.max) + f64::from(slice.sum).ln());
+            let divergence = arch.dispatch(Ratios {
+                logits,
+                reference,
+                log_sums: [log_p, log_q].map(|log_sum| log_sum as f32),
+            });
+            arch.dispatch(Weighed {
+                probabilities: logits,
+                ratios: reference,
+                factors: [weight * (1.0 - beta * divergence), weight * beta].map(|factor| factor as f32),
+            });
+            logits[target] -= weight as f32;
+            Divergence {
+                nats: log_p - target_logit,
+                divergence,
+            }
+        })
+        .collect()
 }
 
-/// Exponentials that are summed in f32 before the sum goes on in f64.
+/// Values that are summed in f32 before the sum goes on in f64.
 const SUMMED: usize = 2048;
 
-impl WithSimd for Softmax<'_> {
-    type Output = f64;
+/// Turns logits into exponentials `e^{l − max}` and returns `ln Σ e^l` and the sum of these. The row stays in the second-level
+/// cache: a sweep for the maximum, one for exponentials and their sum.
+struct Exponentials<'a>(&'a mut [f32]);
+
+impl WithSimd for Exponentials<'_> {
+    type Output = (f64, f64);
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> f64 {
-        let max = maximum(simd, self.logits);
+    fn with_simd<S: Simd>(self, simd: S) -> (f64, f64) {
+        let max = maximum(simd, self.0);
         let shift = simd.splat_f32s(if max == f32::NEG_INFINITY { 0.0 } else { max });
         let mut total = 0.0;
-        for part in self.logits.chunks_mut(SUMMED) {
+        for part in self.0.chunks_mut(SUMMED) {
             let (vectors, rest) = S::as_mut_simd_f32s(part);
             let mut sum = simd.splat_f32s(0.0);
             for v in vectors {
@@ -143,11 +186,82 @@ impl WithSimd for Softmax<'_> {
             simd.partial_store_f32s(rest, last);
             total += f64::from(simd.reduce_sum_f32s(sum)) + rest.iter().copied().map(f64::from).sum::<f64>();
         }
-        let factor = (f64::from(self.factor) / total) as f32;
-        for value in self.logits {
-            *value *= factor;
+        (f64::from(max) + total.ln(), total)
+    }
+}
+
+/// `x[i] *= factor`
+struct Scaled<'a>(&'a mut [f32], f32);
+
+impl WithSimd for Scaled<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let factor = simd.splat_f32s(self.1);
+        update(simd, self.0, [], |x, []| simd.mul_f32s(x, factor));
+    }
+}
+
+/// Turns logits into probabilities p, `reference` into `ln p − ln q`, and returns `Σ p (ln p − ln q)`.
+struct Ratios<'a> {
+    logits: &'a mut [f32],
+    reference: &'a mut [f32],
+    log_sums: [f32; 2],
+}
+
+impl WithSimd for Ratios<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> f64 {
+        let [log_p, log_q] = self.log_sums.map(|log_sum| simd.splat_f32s(log_sum));
+        let zero = simd.splat_f32s(0.0);
+        let both = |l: S::f32s, r: S::f32s| {
+            let l = simd.sub_f32s(l, log_p);
+            let p = exp(simd, l);
+            let ratio = simd.sub_f32s(l, simd.sub_f32s(r, log_q));
+            // what cannot happen adds nothing, whatever q says of it
+            (p, simd.select_f32s(simd.equal_f32s(p, zero), zero, ratio))
+        };
+        let mut total = 0.0;
+        for (logits, reference) in self.logits.chunks_mut(SUMMED).zip(self.reference.chunks_mut(SUMMED)) {
+            let (l, l_rest) = S::as_mut_simd_f32s(logits);
+            let (r, r_rest) = S::as_mut_simd_f32s(reference);
+            let mut sum = zero;
+            for (l, r) in l.iter_mut().zip(r) {
+                (*l, *r) = both(*l, *r);
+                sum = simd.mul_add_e_f32s(*l, *r, sum);
+            }
+            let (p, ratio) = both(simd.partial_load_f32s(l_rest), simd.partial_load_f32s(r_rest));
+            simd.partial_store_f32s(l_rest, p);
+            simd.partial_store_f32s(r_rest, ratio);
+            let rest = l_rest
+                .iter()
+                .zip(&*r_rest)
+                .map(|(p, ratio)| f64::from(*p) * f64::from(*ratio));
+            total += f64::from(simd.reduce_sum_f32s(sum)) + rest.sum::<f64>();
         }
-        f64::from(max) + total.ln()
+        total
+    }
+}
+
+/// `p[i] ← p[i] · (factors[0] + factors[1] · ratios[i])`
+struct Weighed<'a> {
+    probabilities: &'a mut [f32],
+    ratios: &'a [f32],
+    factors: [f32; 2],
+}
+
+impl WithSimd for Weighed<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let [constant, slope] = self.factors.map(|factor| simd.splat_f32s(factor));
+        update(simd, self.probabilities, [self.ratios], |p, [ratio]| {
+            simd.mul_f32s(p, simd.mul_add_e_f32s(slope, ratio, constant))
+        });
     }
 }
 

@@ -28,8 +28,8 @@ pub use buffer::CpuBuffer;
 pub use matrix::CpuMatrix;
 
 use crate::{
-    Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Backend, Prediction, Real,
-    RopeTable, StoredMatrix, shapes,
+    Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Backend, Divergence, Prediction,
+    Real, RopeTable, RowWeight, StoredMatrix, shapes,
 };
 use gemm::{Factor, Summed};
 use pulp::Arch;
@@ -315,9 +315,21 @@ impl Backend for Cpu {
         loss::predictions(self.arch, x, head, targets)
     }
 
-    fn cross_entropy_backward(&self, logits: &mut CpuBuffer, targets: &[u32], weights: &[f32]) -> Vec<f64> {
-        shapes::cross_entropy_backward(logits.len(), targets, weights.len());
-        loss::cross_entropy_backward(self.arch, logits, targets, weights)
+    fn cross_entropy_backward(&self, logits: &mut CpuBuffer, targets: &[u32], weight: &RowWeight<'_>) -> Vec<f64> {
+        shapes::cross_entropy_backward(logits.len(), targets);
+        loss::cross_entropy_backward(self.arch, logits, targets, weight)
+    }
+
+    fn divergence_backward(
+        &self,
+        logits: &mut CpuBuffer,
+        reference: &mut CpuBuffer,
+        targets: &[u32],
+        weight: f64,
+        beta: f64,
+    ) -> Vec<Divergence> {
+        shapes::divergence_backward(logits.len(), reference.len(), targets);
+        loss::divergence_backward(self.arch, logits, reference, targets, [weight, beta])
     }
 
     fn dropout(&self, x: &CpuBuffer, p: f32, key: u64, out: &mut CpuBuffer) {

@@ -1,6 +1,7 @@
 //! Cross entropy of logits, `ln Σ_v e^{l_v} − l_target`, and their argmax; the gradient is `softmax(l) − onehot(target)`.
+//! The divergence of p from q is `Σ p (ln p − ln q)`; its gradient with respect to the logits of p is `p (ln p − ln q − KL)`.
 
-use crate::Prediction;
+use crate::{Divergence, Prediction, RowWeight};
 
 /// `ln Σ e^v`
 pub(super) fn log_sum(values: &[f64]) -> f64 {
@@ -25,13 +26,50 @@ pub(super) fn predictions(logits: &[f64], targets: &[u32]) -> Vec<Prediction> {
     rows.zip(targets).map(predict).collect()
 }
 
-pub(super) fn backward(logits: &mut [f64], targets: &[u32], weights: &[f32]) {
-    let rows = logits.chunks_exact_mut(vocab(logits, targets));
-    for ((row, &target), &weight) in rows.zip(targets).zip(weights) {
+/// Losses of rows of logits, which become `weight · (softmax − onehot)`.
+pub(super) fn backward(logits: &mut [f64], targets: &[u32], weight: &RowWeight<'_>) -> Vec<f64> {
+    let rows = logits.chunks_exact_mut(vocab(logits, targets)).zip(targets).enumerate();
+    rows.map(|(i, (row, &target))| {
         let log_sum = log_sum(row);
-        for (v, logit) in row.iter_mut().enumerate() {
-            let onehot = if v == target as usize { 1.0 } else { 0.0 };
-            *logit = f64::from(weight) * ((*logit - log_sum).exp() - onehot);
-        }
-    }
+        let nats = log_sum - row[target as usize];
+        let weight = weight(i, nats);
+        row.iter_mut()
+            .for_each(|logit| *logit = weight * (*logit - log_sum).exp());
+        row[target as usize] -= weight;
+        nats
+    })
+    .collect()
+}
+
+/// Losses and divergences of rows of logits, which become `weight · (p − onehot + beta · p · (ln p − ln q − KL))`.
+pub(super) fn divergence_backward(
+    logits: &mut [f64],
+    reference: &[f64],
+    targets: &[u32],
+    weight: f64,
+    beta: f64,
+) -> Vec<Divergence> {
+    let vocab = vocab(logits, targets);
+    let rows = logits.chunks_exact_mut(vocab).zip(reference.chunks_exact(vocab));
+    rows.zip(targets)
+        .map(|((row, reference), &target)| {
+            let [log_p, log_q] = [&*row, reference].map(|values| {
+                let log_sum = log_sum(values);
+                values.iter().map(|value| value - log_sum).collect::<Vec<_>>()
+            });
+            let ratio = |v: usize| match log_p[v].exp() {
+                0.0 => 0.0, // what cannot happen adds nothing, whatever q says of it
+                _ => log_p[v] - log_q[v],
+            };
+            let divergence: f64 = (0..vocab).map(|v| log_p[v].exp() * ratio(v)).sum();
+            for (v, logit) in row.iter_mut().enumerate() {
+                *logit = weight * log_p[v].exp() * (1.0 + beta * (ratio(v) - divergence));
+            }
+            row[target as usize] -= weight;
+            Divergence {
+                nats: -log_p[target as usize],
+                divergence,
+            }
+        })
+        .collect()
 }

@@ -9,8 +9,8 @@ mod optimizer;
 mod rope;
 
 use crate::{
-    Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Backend, Dtype, Prediction, Real,
-    RopeTable, StoredMatrix, shapes,
+    Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Backend, Divergence, Dtype,
+    Prediction, Real, RopeTable, RowWeight, StoredMatrix, shapes,
 };
 
 /// The definition of each operation in f64, to test other backends against. One core, no tricks, slow.
@@ -283,11 +283,21 @@ impl Backend for Reference {
         loss::predictions(&logits, targets)
     }
 
-    fn cross_entropy_backward(&self, logits: &mut Vec<f64>, targets: &[u32], weights: &[f32]) -> Vec<f64> {
-        shapes::cross_entropy_backward(logits.len(), targets, weights.len());
-        let losses = loss::predictions(logits, targets);
-        loss::backward(logits, targets, weights);
-        losses.iter().map(|row| row.nats).collect()
+    fn cross_entropy_backward(&self, logits: &mut Vec<f64>, targets: &[u32], weight: &RowWeight<'_>) -> Vec<f64> {
+        shapes::cross_entropy_backward(logits.len(), targets);
+        loss::backward(logits, targets, weight)
+    }
+
+    fn divergence_backward(
+        &self,
+        logits: &mut Vec<f64>,
+        reference: &mut Vec<f64>,
+        targets: &[u32],
+        weight: f64,
+        beta: f64,
+    ) -> Vec<Divergence> {
+        shapes::divergence_backward(logits.len(), reference.len(), targets);
+        loss::divergence_backward(logits, reference, targets, weight, beta)
     }
 
     fn dropout(&self, x: &Vec<f64>, p: f32, key: u64, out: &mut Vec<f64>) {

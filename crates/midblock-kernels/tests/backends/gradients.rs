@@ -210,23 +210,76 @@ fn gated() {
     }
 }
 
+/// (n, n), row-major.
+fn identity(n: usize) -> Vec<f64> {
+    (0..n * n).map(|i| if i % (n + 1) == 0 { 1.0 } else { 0.0 }).collect()
+}
+
+/// Of a matrix of `rows` rows.
+fn transposed(values: &[f64], rows: usize) -> Vec<f64> {
+    let columns = values.len() / rows;
+    (0..values.len())
+        .map(|i| values[i % rows * columns + i / rows])
+        .collect()
+}
+
 #[test]
 fn cross_entropy() {
     let (targets, vocab) = ([4, 0, 7], 9);
-    let weights = [0.5f32, 2.0, -1.0];
+    let weights = [0.5, 2.0, -1.0];
     let logits = random(1, targets.len() * vocab);
     let mut gradient = logits.clone();
-    let losses = Reference.cross_entropy_backward(&mut gradient, &targets, &weights);
+    let losses = Reference.cross_entropy_backward(&mut gradient, &targets, &|row, _| weights[row]);
     is_gradient(&gradient, &logits, |logits| {
-        let losses = Reference.cross_entropy_backward(&mut logits.clone(), &targets, &weights);
-        losses.iter().zip(weights).map(|(loss, w)| loss * f64::from(w)).sum()
+        let losses = Reference.cross_entropy_backward(&mut logits.clone(), &targets, &|row, _| weights[row]);
+        losses.iter().zip(weights).map(|(loss, w)| loss * w).sum()
     });
     // The head as its own logits: x = onehot rows through W = logitsᵀ gives the same losses.
-    let identity: Vec<f64> = (0..9).map(|i| if i % 4 == 0 { 1.0 } else { 0.0 }).collect();
-    let transposed: Vec<f64> = (0..vocab * 3).map(|i| logits[i % 3 * vocab + i / 3]).collect();
-    let head = Reference.trained([vocab, 3], transposed);
-    let again = Reference.predictions(&identity, &head, &targets);
+    let head = Reference.trained([vocab, 3], transposed(&logits, 3));
+    let again = Reference.predictions(&identity(3), &head, &targets);
     for (a, b) in again.iter().zip(&losses) {
         assert!((a.nats - b).abs() < 1e-12, "{again:?}, expected {losses:?}");
     }
+}
+
+#[test]
+fn a_weight_that_is_the_targets_own_probability_is_held_constant() {
+    // the gradient of −sg(p) ln p, not that of −p ln p
+    let (targets, vocab) = ([4, 0, 7], 9);
+    let logits = random(5, targets.len() * vocab);
+    let probability = |_: usize, nats: f64| (-nats).exp();
+    let held: Vec<f64> = (Reference.predictions(
+        &identity(3),
+        &Reference.trained([vocab, 3], transposed(&logits, 3)),
+        &targets,
+    ))
+    .iter()
+    .map(|row| (-row.nats).exp())
+    .collect();
+    let mut gradient = logits.clone();
+    Reference.cross_entropy_backward(&mut gradient, &targets, &probability);
+    is_gradient(&gradient, &logits, |logits| {
+        let losses = Reference.cross_entropy_backward(&mut logits.clone(), &targets, &|_, _| 1.0);
+        losses.iter().zip(&held).map(|(loss, weight)| loss * weight).sum()
+    });
+}
+
+#[test]
+fn divergence() {
+    let (targets, vocab, beta, weight) = ([4, 0, 7], 9, 0.3, 0.7);
+    let (logits, reference) = (random(2, targets.len() * vocab), random(3, targets.len() * vocab));
+    let both = |logits: &Vec<f64>| {
+        let (mut gradient, mut reference) = (logits.clone(), reference.clone());
+        let found = Reference.divergence_backward(&mut gradient, &mut reference, &targets, weight, beta);
+        (gradient, found)
+    };
+    let (gradient, found) = both(&logits);
+    is_gradient(&gradient, &logits, |logits| {
+        let rows = both(logits).1;
+        rows.iter().map(|row| weight * (row.nats + beta * row.divergence)).sum()
+    });
+    assert!(found.iter().all(|row| row.divergence > 0.0));
+    let mut same = logits.clone();
+    let none = Reference.divergence_backward(&mut logits.clone(), &mut same, &targets, weight, beta);
+    assert!(none.iter().all(|row| row.divergence.abs() < 1e-15), "{none:?}");
 }

@@ -47,9 +47,22 @@ proptest! {
         let weights = values(!seed, rows);
         close(both(operation!(|b, logits: Vec<f32>, targets: Vec<u32>, weights: Vec<f32>| {
             let mut logits = b.upload(logits);
-            let losses = b.cross_entropy_backward(&mut logits, targets, weights);
+            let weight = |row: usize, nats: f64| f64::from(weights[row]) / (1.0 + nats);
+            let losses = b.cross_entropy_backward(&mut logits, targets, &weight);
             joined(b, &[&logits, &b.upload(&losses)])
         })), 64, 2.0);
+    }
+
+    #[test]
+    fn divergence_backward(rows in 0..12usize, vocab in 1..5000usize, seed: u64) {
+        let [logits, reference] = [seed, seed ^ 1].map(|seed| -> Vec<f32> { values(seed, rows * vocab).iter().map(|v| 5.0 * v).collect() });
+        let targets: Vec<u32> = (0..rows).map(|r| ((r * 31) % vocab) as u32).collect();
+        close(both(operation!(|b, logits: Vec<f32>, reference: Vec<f32>, targets: Vec<u32>| {
+            let (mut logits, mut reference) = (b.upload(logits), b.upload(reference));
+            let rows = b.divergence_backward(&mut logits, &mut reference, targets, 0.5, 0.3);
+            let rows: Vec<f64> = rows.iter().flat_map(|row| [row.nats, row.divergence]).collect();
+            joined(b, &[&logits, &b.upload(&rows)])
+        })), 64, 4.0);
     }
 }
 
@@ -57,7 +70,20 @@ proptest! {
 fn a_logit_far_above_the_others_takes_all() {
     let cpu = Cpu::new();
     let mut logits = cpu.upload(&[1e30f32, -1e30, 0.0, f32::NEG_INFINITY, 5.0, f32::NEG_INFINITY]);
-    let losses = cpu.cross_entropy_backward(&mut logits, &[0, 1], &[0.5, 2.0]);
+    let losses = cpu.cross_entropy_backward(&mut logits, &[0, 1], &|row, _| [0.5, 2.0][row]);
     assert_eq!(losses, [0.0, 0.0]);
     assert_eq!(logits.to_vec(), [0.0; 6]);
+}
+
+#[test]
+fn what_cannot_happen_does_not_diverge() {
+    let cpu = Cpu::new();
+    let mut logits = cpu.upload(&[0.0f32, f32::NEG_INFINITY, 0.0]);
+    let mut reference = cpu.upload(&[0.0f32, f32::NEG_INFINITY, 0.0]);
+    let rows = cpu.divergence_backward(&mut logits, &mut reference, &[2], 1.0, 0.5);
+    assert!(
+        (rows[0].nats - 2f64.ln()).abs() < 1e-6 && rows[0].divergence.abs() < 1e-6,
+        "{rows:?}"
+    );
+    assert_eq!(logits.to_vec(), [0.5, 0.0, -0.5]);
 }

@@ -280,7 +280,11 @@ pub struct Train {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<ByteSize>,
     /// Where the outputs of the frozen blocks below the first trained one are kept for later epochs.
-    pub prefix_cache: PrefixCache,
+    pub prefix_cache: Cache,
+    /// Where what the start model says of the samples is kept, for `iw` and `kl`.
+    pub start_cache: Cache,
+    /// Measuring how far the trained matrices and the states have turned from the start.
+    pub drift: Drift,
 }
 
 impl Default for Train {
@@ -308,22 +312,47 @@ impl Default for Train {
             keep_best: false,
             patience: None,
             memory: None,
-            prefix_cache: PrefixCache::default(),
+            prefix_cache: Cache::default(),
+            start_cache: Cache::default(),
+            drift: Drift::default(),
         }
     }
 }
 
-/// `[train.prefix_cache]`
+/// `[train.drift]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct PrefixCache {
+pub struct Drift {
+    /// Steps between measurements; after the last step it is measured too. Never by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every: Option<u64>,
+    /// k, the leading singular directions followed; 32 by default.
+    pub directions: usize,
+    /// Sequences whose states are compared, the first of the evaluation or else of the training; 32 by default.
+    pub samples: usize,
+}
+
+impl Default for Drift {
+    fn default() -> Self {
+        Self {
+            every: None,
+            directions: 32,
+            samples: 32,
+        }
+    }
+}
+
+/// `[train.prefix_cache]` and `[train.start_cache]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cache {
     /// In memory; `"1 GiB"` by default.
     pub memory: ByteSize,
-    /// On disk, in the run folder while it trains; `"8 GiB"` by default.
+    /// On disk, in a temporary file while it trains; `"8 GiB"` by default.
     pub disk: ByteSize,
 }
 
-impl Default for PrefixCache {
+impl Default for Cache {
     fn default() -> Self {
         Self {
             memory: ByteSize(1 << 30),

@@ -1,12 +1,12 @@
 //! What lies outside of the blocks: the embedding at one end, the final norm and the head at the other.
 
-use super::{Architecture, Batch, EndsTensors, Parameter, ParameterId, Sink, norm::Norm};
+use super::{Architecture, Batch, Criterion, EndsTensors, Parameter, ParameterId, Sink, norm::Norm};
 use crate::{Result, checkpoint::Checkpoint};
 use midblock_kernels::{Accumulate, Backend, Prediction};
 
 /// Rows whose logits exist at a time: enough to read the head from memory rarely, few enough that a vocabulary of logits
 /// for each stays small (50 MiB for 49,152 tokens).
-const CHUNK: usize = 256;
+pub const HEAD_ROWS: usize = 256;
 
 /// Embedding, final norm and head on a device.
 pub struct Ends<B: Backend> {
@@ -48,7 +48,7 @@ pub struct HeadScratch<B: Backend> {
     hidden: B::Buffer,
     normed: B::Buffer,
     gradient: B::Buffer,
-    /// (CHUNK, V)
+    /// (HEAD_ROWS, V)
     logits: B::Buffer,
 }
 
@@ -66,7 +66,7 @@ impl<B: Backend> HeadScratch<B> {
 
     /// Bytes of f32 that a batch with `labelled` labelled rows needs.
     pub fn bytes(architecture: &Architecture, labelled: usize) -> usize {
-        4 * labelled.min(CHUNK) * (3 * architecture.hidden + architecture.vocab)
+        4 * labelled.min(HEAD_ROWS) * (3 * architecture.hidden + architecture.vocab)
     }
 }
 
@@ -153,20 +153,29 @@ impl<B: Backend> Ends<B> {
 
     /// What final norm and head make of every labelled row of `h[L]`, (rows, D), or of the states of an earlier layer.
     pub fn predictions(&self, backend: &B, hidden: &B::Buffer, labels: &Labels) -> Vec<Prediction> {
-        let mut labelled = backend.zeros(labels.rows.len() * self.hidden);
-        backend.gather_rows(hidden, &labels.rows, self.hidden, &mut labelled);
-        backend.predictions(&self.final_norm(backend, &labelled), self.head(), &labels.targets)
+        backend.predictions(
+            &self.normed_rows(backend, hidden, &labels.rows),
+            self.head(),
+            &labels.targets,
+        )
     }
 
-    /// Cross entropy in nats of every labelled row of `h[L]`, (rows, D), and in `dh` the gradient of `Σ weight · loss` with respect to `h[L]`, (rows, D); gradients of
-    /// head and final norm go to the sink. Rows without a label cost nothing.
+    /// Final norm of some rows of `h[L]`, (rows, D).
+    pub(crate) fn normed_rows(&self, backend: &B, hidden: &B::Buffer, rows: &[usize]) -> B::Buffer {
+        let mut states = backend.zeros(rows.len() * self.hidden);
+        backend.gather_rows(hidden, rows, self.hidden, &mut states);
+        self.final_norm(backend, &states)
+    }
+
+    /// Cross entropy in nats of every labelled row of `h[L]`, (rows, D), and in `dh` the gradient of what the criterion minimises with
+    /// respect to `h[L]`, (rows, D); gradients of head and final norm go to the sink. Rows without a label cost nothing.
     #[allow(clippy::too_many_arguments)]
     pub fn loss_backward(
         &self,
         backend: &B,
         hidden: &B::Buffer,
         labels: &Labels,
-        weight: f32,
+        criterion: &mut impl Criterion<B>,
         dh: &mut B::Buffer,
         scratch: &mut HeadScratch<B>,
         sink: &mut impl Sink<B>,
@@ -175,7 +184,8 @@ impl<B: Backend> Ends<B> {
         backend.clear(dh);
         let id = self.head.as_ref().map_or(ParameterId::Embedding, |_| ParameterId::Head);
         let mut losses = Vec::with_capacity(labels.rows.len());
-        for (rows, targets) in labels.rows.chunks(CHUNK).zip(labels.targets.chunks(CHUNK)) {
+        for (rows, targets) in labels.rows.chunks(HEAD_ROWS).zip(labels.targets.chunks(HEAD_ROWS)) {
+            let chunk = losses.len()..losses.len() + rows.len();
             let HeadScratch {
                 hidden: states,
                 normed,
@@ -188,7 +198,7 @@ impl<B: Backend> Ends<B> {
             self.final_norm.forward(backend, states, normed);
             backend.resize(logits, n * self.vocab);
             backend.linear(normed, self.head(), n, Accumulate::Write, logits);
-            losses.extend(backend.cross_entropy_backward(logits, targets, &vec![weight; n]));
+            losses.extend(criterion.backward(backend, chunk, targets, logits));
             if sink.wants(id) {
                 sink.product(backend, id, normed, logits, n);
             }
@@ -212,7 +222,8 @@ impl<B: Backend> Ends<B> {
         }
     }
 
-    fn head(&self) -> &B::Matrix {
+    /// (V, D); the embedding where it is tied.
+    pub(crate) fn head(&self) -> &B::Matrix {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 }

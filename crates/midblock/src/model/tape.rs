@@ -3,7 +3,7 @@
 //! Of every block the input is kept, (rows, D); of the upper `kept` blocks also the [`Interior`], the others' is computed
 //! again when backward reaches them (Chen et al. 2016). Both ways give the same bits.
 
-use super::{Decoder, HeadScratch, Interior, Keep, Labels, Pass, Scratch, Sink};
+use super::{Criterion, Decoder, HeadScratch, Interior, Keep, Labels, Pass, Scratch, Sink};
 use midblock_kernels::Backend;
 use std::ops::ControlFlow;
 
@@ -52,6 +52,11 @@ impl<B: Backend> Tape<B> {
         &mut self.hidden
     }
 
+    /// The residual stream as it is.
+    pub fn hidden(&self) -> &B::Buffer {
+        &self.hidden
+    }
+
     /// Runs blocks `blocks` on the residual stream without keeping anything.
     pub fn skip(&mut self, decoder: &Decoder<B>, pass: &Pass<'_, B>, blocks: std::ops::Range<usize>) {
         for block in &decoder.blocks()[blocks] {
@@ -87,7 +92,7 @@ impl<B: Backend> Tape<B> {
             .collect()
     }
 
-    /// The gradient of `Σ weight · loss` walked down to the first block: each wanted parameter's goes to the sink. `reached`
+    /// The gradient of what the criterion minimises, walked down to the first block: each wanted parameter's goes to the sink. `reached`
     /// is called on the way; it may change a block whose gradients are complete, and it may end the walk. The embedding's
     /// gradient, if wanted, is complete when this returns. Uses up what [`forward`](Self::forward) kept.
     pub fn backward<S: Sink<B>>(
@@ -95,7 +100,7 @@ impl<B: Backend> Tape<B> {
         decoder: &mut Decoder<B>,
         pass: &Pass<'_, B>,
         labels: &Labels,
-        weight: f32,
+        criterion: &mut impl Criterion<B>,
         sink: &mut S,
         mut reached: impl FnMut(Reached, &mut Decoder<B>, &mut S) -> ControlFlow<()>,
     ) {
@@ -105,7 +110,7 @@ impl<B: Backend> Tape<B> {
         } = self;
         let losses = decoder
             .ends()
-            .loss_backward(backend, hidden, labels, weight, gradient, head, sink);
+            .loss_backward(backend, hidden, labels, criterion, gradient, head, sink);
         if reached(Reached::Head(losses), decoder, sink).is_break() {
             return;
         }

@@ -39,7 +39,15 @@ impl Estimate {
             .map(|(id, shape)| (id, shape.iter().product()))
             .collect();
         let consumed = options.clip.is_none() && options.accumulation == 1;
-        let memory = TrainingMemory::plan::<B>(a, &lengths, timeline.largest_batch(), consumed, options.memory_bytes);
+        let besides = options.objective.bytes(plan, a.vocab, timeline.largest_batch()[1]);
+        let memory = TrainingMemory::plan::<B>(
+            a,
+            &lengths,
+            timeline.largest_batch(),
+            consumed,
+            besides,
+            options.memory_bytes,
+        );
         let epoch_steps = timeline.epoch_steps() as f64;
         let sum =
             |of: fn(&crate::tokens::TrainingSample) -> usize| experiment.train.iter().map(of).sum::<usize>() as f64;

@@ -1,14 +1,14 @@
 //! A configuration with everything it names opened: model, data, selection. Nothing is trained or written yet.
 
 use super::{
-    Batching, Identity, Item, Length, PrefixOptions, Schedule, StepOptions, Timeline, gradient_norms,
-    untrained::untrained,
+    Batching, CacheOptions, Identity, Item, Length, Objective, Rotation, Schedule, StepOptions, Timeline,
+    gradient_norms, untrained::untrained,
 };
 use crate::{
     Error, Result,
     adapt::{Kind, LoraOptions, Plan, Recipe},
     checkpoint::Checkpoint,
-    config::{AdaptKind, Config},
+    config::{AdaptKind, Config, ObjectiveKind},
     hub::{HubOptions, OnTransfer},
     model::Architecture,
     rng,
@@ -21,7 +21,7 @@ use crate::{
 use midblock_kernels::Backend;
 use rand::seq::index::sample;
 use serde::{Deserialize, Serialize};
-use std::{path::Path, time::SystemTime};
+use std::{collections::BTreeMap, path::Path, time::SystemTime};
 
 /// Tokens of a batch to evaluate on, so that stopping does not wait for a whole evaluation.
 const EVALUATION_TOKENS: usize = 1024;
@@ -179,7 +179,7 @@ impl Experiment {
         let train = &self.config.train;
         // within one epoch every sequence is seen once, and caching it would be in vain
         let again = timeline.epochs_after(timeline.steps()) > 1.0 || !self.eval.is_empty();
-        let cache = &train.prefix_cache;
+        let (cache, start) = (&train.prefix_cache, &train.start_cache);
         StepOptions {
             seed: train.seed,
             betas: train.betas,
@@ -189,10 +189,41 @@ impl Experiment {
             accumulation: train.accumulation,
             memory_bytes: train.memory.map(|size| size.0 as usize),
             largest_batch: timeline.largest_batch(),
-            prefix: (again && cache.memory.0 + cache.disk.0 > 0).then(|| PrefixOptions {
+            prefix: (again && cache.memory.0 + cache.disk.0 > 0).then(|| CacheOptions {
                 memory_bytes: cache.memory.0,
                 disk_bytes: cache.disk.0,
                 folder: scratch.to_path_buf(),
+            }),
+            objective: self.objective(),
+            start: (start.memory.0 + start.disk.0 > 0).then(|| CacheOptions {
+                memory_bytes: start.memory.0,
+                disk_bytes: start.disk.0,
+                folder: scratch.to_path_buf(),
+            }),
+        }
+    }
+
+    /// What is minimised; without the singular blocks that `rpsft` holds.
+    fn objective(&self) -> Objective {
+        let own = &self.config.objective;
+        let filled = "invariant: a resolved configuration says everything";
+        match own.kind {
+            ObjectiveKind::Sft => Objective::Sft,
+            ObjectiveKind::Dft => Objective::Dft,
+            ObjectiveKind::Iw => Objective::Iw {
+                tau: own.tau.expect(filled),
+                cap: own.cap.expect(filled),
+                detach: own.detach.expect(filled),
+            },
+            ObjectiveKind::Kl => Objective::Kl {
+                beta: own.beta.expect(filled),
+            },
+            ObjectiveKind::Rpsft => Objective::Rpsft(Rotation {
+                lambda: own.lambda.expect(filled),
+                directions: own.directions.expect(filled),
+                normalised: own.normalised.expect(filled),
+                ends: own.ends.expect(filled),
+                blocks: BTreeMap::new(),
             }),
         }
     }

@@ -4,7 +4,7 @@
 //! tokens of a few sequences. A few blocks at a time get room for their gradients, so that memory does not depend on the
 //! model's depth. Source: Saket 2026, arXiv 2604.15351, which ranks blocks by it.
 
-use super::{Item, StepInfo, StepOptions, Trainer};
+use super::{Item, Objective, StepInfo, StepOptions, Trainer};
 use crate::{
     Result,
     adapt::{Kind, Plan, Recipe},
@@ -91,6 +91,8 @@ fn norms_of<B: Backend>(
         memory_bytes: None,
         largest_batch: [size(|sample| sample.ids.len()), size(TrainingSample::trained_tokens)],
         prefix: None,
+        objective: Objective::Sft,
+        start: None,
     };
     let mut trainer = Trainer::new(backend, checkpoint, &plan, options)?;
     let mut info = StepInfo {

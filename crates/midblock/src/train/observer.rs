@@ -1,5 +1,6 @@
 //! What a run tells while it trains. Files and views are observers; the loop knows none of them.
 
+use super::DriftMetrics;
 use crate::Result;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -13,6 +14,9 @@ pub struct StepMetrics {
     pub epoch: f64,
     /// Mean loss of the step's trained tokens, before the step, in nats.
     pub loss: f64,
+    /// What the step minimises, before the step: the loss itself, or what the objective makes of it. Runs of older versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objective: Option<f64>,
     /// Learning rate of the step.
     pub lr: f64,
     /// Norm of the gradient before clipping.
@@ -91,6 +95,11 @@ pub trait Observer {
 
     /// An evaluation is done.
     fn evaluation(&mut self, evaluation: &Evaluation) -> Result<()> {
+        Ok(())
+    }
+
+    /// Drift is measured.
+    fn drift(&mut self, metrics: &DriftMetrics) -> Result<()> {
         Ok(())
     }
 

@@ -1,15 +1,16 @@
 //! One optimiser step: forward, backward to the first trained block, clipping, AdamW.
 //!
-//! The loss of a step is the cross entropy of its trained tokens divided by their number over all of the step's
-//! micro-batches, so that accumulation changes memory and not the result. Where the optimiser can consume a block's
+//! What a step minimises is its [`Objective`], a mean over the trained tokens of all of the step's micro-batches, so that
+//! accumulation changes memory and not the result. Where the optimiser can consume a block's
 //! gradients as soon as they are complete (one micro-batch a step, no clipping) it does, and gradients of one block exist at
 //! a time. Everything drawn at random is a function of seed, step and micro-batch: a run needs no history to go on.
 
 use super::{
     Gradients,
     batch::{Item, layout, longest},
+    objective::{Held, Minimised, Objective, Seen, StartModel, sequences},
     optimizer::{Moments, adamw, prepare, trained, update},
-    prefix::{PrefixCache, PrefixOptions, PrefixUse},
+    state_cache::{CacheOptions, CacheUse, StateCache},
 };
 use crate::{
     Error, Result,
@@ -48,7 +49,11 @@ pub struct StepOptions {
     /// Largest micro-batch: rows, and labelled rows.
     pub largest_batch: [usize; 2],
     /// Caching of the frozen blocks' output.
-    pub prefix: Option<PrefixOptions>,
+    pub prefix: Option<CacheOptions>,
+    /// What is minimised.
+    pub objective: Objective,
+    /// Caching of what the start model says of the samples, for objectives that ask it.
+    pub start: Option<CacheOptions>,
 }
 
 impl StepOptions {
@@ -71,11 +76,13 @@ pub struct StepInfo {
     pub lr: f64,
 }
 
-/// Cross entropy of some tokens.
+/// Cross entropy of some tokens, and what was minimised of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LossSum {
-    /// Sum in nats.
+    /// Sum of the cross entropies in nats.
     pub nats: f64,
+    /// Sum of what is minimised; the same as `nats` for `sft`, and where nothing is trained.
+    pub objective: f64,
     /// Number of tokens.
     pub tokens: usize,
 }
@@ -83,6 +90,7 @@ pub struct LossSum {
 impl std::ops::AddAssign for LossSum {
     fn add_assign(&mut self, other: Self) {
         self.nats += other.nats;
+        self.objective += other.objective;
         self.tokens += other.tokens;
     }
 }
@@ -94,6 +102,8 @@ pub struct StepReport {
     pub gradient_norm: f64,
     /// What clipping multiplied it by; 1 if nothing was clipped.
     pub clip_scale: f64,
+    /// What the objective charges for where the weights were; 0 but for `rpsft`.
+    pub penalty: f64,
 }
 
 /// A model of which chosen parameters are trained.
@@ -107,9 +117,13 @@ pub struct Trainer<'a, B: Backend> {
     memory: TrainingMemory,
     tape: Tape<B>,
     rope: RopeTable,
-    prefix: Option<PrefixCache>,
+    prefix: Option<StateCache>,
+    start: Option<StartModel<B>>,
+    held: Option<Held<B>>,
     /// Σ g² of gradients that were consumed in this step.
     consumed: f64,
+    /// What was charged for the weights of blocks whose gradients were consumed in this step.
+    penalty: f64,
     checked: bool,
 }
 
@@ -119,7 +133,10 @@ impl<'a, B: Backend> Trainer<'a, B> {
     /// # Errors
     /// Whatever reading weights may raise; [`Error::Argument`] if the memory given is not enough for one block at a time,
     /// or if the checkpoint has an adapter already.
-    pub fn new(backend: &'a B, checkpoint: &Checkpoint, plan: &Plan, options: StepOptions) -> Result<Self> {
+    ///
+    /// # Panics
+    /// If a singular block is missing that the objective holds.
+    pub fn new(backend: &'a B, checkpoint: &Checkpoint, plan: &Plan, mut options: StepOptions) -> Result<Self> {
         if let Some(adapter) = checkpoint.adapter() {
             return Err(Error::Argument {
                 what: "model".into(),
@@ -137,11 +154,22 @@ impl<'a, B: Backend> Trainer<'a, B> {
         let first = first_block(decoder.architecture(), &lengths);
         let consumed = options.consumes();
         let batch = options.largest_batch;
-        let memory = TrainingMemory::plan::<B>(decoder.architecture(), &lengths, batch, consumed, options.memory_bytes);
-        check_memory(&memory, options.memory_bytes)?;
+        let besides = options.objective.bytes(plan, decoder.architecture().vocab, batch[1]);
+        let budget = options.memory_bytes;
+        let memory = TrainingMemory::plan::<B>(decoder.architecture(), &lengths, batch, consumed, besides, budget);
+        check_memory(&memory, budget)?;
         for entry in &plan.entries {
             prepare(backend, &mut decoder, checkpoint, entry, options.seed)?;
         }
+        let held = match &mut options.objective {
+            Objective::Rpsft(rotation) => {
+                let rotation = std::mem::take(rotation); // what it holds is on the device from here on
+                Some(Held::new(backend, checkpoint, &mut decoder, plan, rotation)?)
+            }
+            _ => None,
+        };
+        let embeds = plan.entry(ParameterId::Embedding).is_some();
+        let start = StartModel::of(backend, checkpoint, &options.objective, embeds, options.start.take())?;
         let zeros = |shape: &[usize]| backend.zeros(shape.iter().product());
         let moments = trained.into_iter().map(|(id, shape)| {
             let (first, second) = (zeros(&shape), zeros(&shape));
@@ -155,8 +183,11 @@ impl<'a, B: Backend> Trainer<'a, B> {
             memory,
             tape: Tape::new(backend, &decoder, first, memory.kept),
             rope: decoder.rope(0),
-            prefix: options.prefix.clone().filter(|_| first > 0).map(PrefixCache::new),
+            prefix: options.prefix.clone().filter(|_| first > 0).map(StateCache::new),
+            start,
+            held,
             consumed: 0.0,
+            penalty: 0.0,
             checked: false,
             decoder,
             options,
@@ -184,8 +215,13 @@ impl<'a, B: Backend> Trainer<'a, B> {
     }
 
     /// What the prefix cache holds.
-    pub fn prefix_use(&self) -> PrefixUse {
-        self.prefix.as_ref().map(PrefixCache::used).unwrap_or_default()
+    pub fn prefix_use(&self) -> CacheUse {
+        self.prefix.as_ref().map(StateCache::used).unwrap_or_default()
+    }
+
+    /// What is kept of what the start model says.
+    pub fn start_use(&self) -> CacheUse {
+        self.start.as_ref().map(StartModel::used).unwrap_or_default()
     }
 
     /// Adds one micro-batch to the step's gradient.
@@ -203,9 +239,18 @@ impl<'a, B: Backend> Trainer<'a, B> {
             gradients,
             moments,
             options,
+            start,
+            held,
+            first,
             consumed,
+            penalty,
             ..
         } = self;
+        let undisturbed = Pass::inference(*backend, &batch, rope);
+        let seen = match start {
+            Some(start) => start.see(items, &undisturbed, &labels, *first, tape.hidden())?,
+            None => Seen::Nothing,
+        };
         let key = rng::stream(options.seed, "dropout", &[info.step, info.micro]).next_u64();
         let pass = Pass {
             backend: *backend,
@@ -217,12 +262,15 @@ impl<'a, B: Backend> Trainer<'a, B> {
         tape.forward(decoder, &pass);
         let consume = options.consumes();
         let adamw = adamw(options, info, 1.0);
+        let sequences = sequences(&batch, &labels);
+        let losses = || tape.loss(decoder, *backend, &labels);
+        let mut minimised = Minimised::new(&options.objective, info.tokens, &sequences, seen, losses);
         let mut nats = 0.0;
         tape.backward(
             decoder,
             &pass,
             &labels,
-            1.0 / info.tokens as f32,
+            &mut minimised,
             gradients,
             |reached, decoder, gradients| {
                 let block = match reached {
@@ -236,6 +284,9 @@ impl<'a, B: Backend> Trainer<'a, B> {
                     Reached::Block(block) => block,
                 };
                 if consume {
+                    if let Some(held) = held {
+                        *penalty += held.add(*backend, decoder, gradients, |id| id.block() == Some(block));
+                    }
                     for (id, moments) in moments.iter_mut().filter(|(id, _)| id.block() == Some(block)) {
                         *consumed += update(*backend, decoder, gradients, *id, moments, &adamw);
                     }
@@ -248,6 +299,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
         }
         Ok(LossSum {
             nats,
+            objective: minimised.sum(),
             tokens: labels.rows.len(),
         })
     }
@@ -263,8 +315,14 @@ impl<'a, B: Backend> Trainer<'a, B> {
             gradients,
             moments,
             options,
+            held,
             ..
         } = self;
+        let mut penalty = std::mem::take(&mut self.penalty);
+        if let Some(held) = held {
+            let consumed = options.consumes();
+            penalty += held.add(*backend, decoder, gradients, |id| !consumed || id.block().is_none());
+        }
         if !std::mem::replace(&mut self.checked, true) {
             let missing = gradients.missing();
             let names: Vec<_> = missing.iter().map(|id| id.name(decoder.architecture())).collect();
@@ -294,6 +352,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
         Ok(StepReport {
             gradient_norm,
             clip_scale,
+            penalty,
         })
     }
 
@@ -317,8 +376,10 @@ impl<'a, B: Backend> Trainer<'a, B> {
             } = self;
             let pass = Pass::inference(*backend, &batch, rope);
             tape.skip(decoder, &pass, *first..decoder.blocks().len());
+            let nats = tape.loss(decoder, *backend, &labels).iter().sum();
             sum += LossSum {
-                nats: tape.loss(decoder, *backend, &labels).iter().sum(),
+                nats,
+                objective: nats,
                 tokens: labels.rows.len(),
             };
         }

@@ -2,7 +2,11 @@
 
 use midblock::{checkpoint::Checkpoint, hub::HubOptions, tokens::TrainingSample};
 use safetensors::{Dtype, SafeTensors};
-use std::{collections::BTreeMap, ops::Range, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
 /// A folder of `fixtures/`.
 pub struct Fixture {
@@ -43,11 +47,21 @@ pub fn folder() -> PathBuf {
 }
 
 impl Fixture {
+    /// What transformers computes.
     pub fn open(name: &'static str) -> Self {
+        Self::with(name, &folder().join(name).join("expected.safetensors"))
+    }
+
+    /// What the formulas of the objectives give.
+    pub fn of_objectives(name: &'static str) -> Self {
+        Self::with(name, &folder().join(format!("objectives/{name}.safetensors")))
+    }
+
+    fn with(name: &'static str, expected: &Path) -> Self {
         let folder = folder().join(name);
         let spec = folder.to_str().expect("the path is UTF-8");
         let checkpoint = Checkpoint::open(spec, &HubOptions::from_env(), &|_| {}).expect("the fixture opens");
-        let bytes = std::fs::read(folder.join("expected.safetensors")).expect("the expected values are there");
+        let bytes = std::fs::read(expected).expect("the expected values are there");
         let tensors = SafeTensors::deserialize(&bytes).expect("the expected values are readable");
         let expected = tensors
             .iter()
@@ -119,11 +133,21 @@ impl Fixture {
             .values
     }
 
-    /// The rows of the right-padded batch as samples of which every token but the first is trained.
+    /// Every tensor whose name begins with `prefix`, by the rest of its name.
+    pub fn beginning<'f>(&'f self, prefix: &'f str) -> impl Iterator<Item = (&'f str, &'f [f64])> {
+        let all = self.expected.iter();
+        all.filter_map(move |(name, array)| Some((name.strip_prefix(prefix)?, &*array.values)))
+    }
+
+    /// The rows of the right-padded batch as samples of which the labelled tokens are trained.
     pub fn samples(&self) -> Vec<TrainingSample> {
+        let Array { shape, values: labels } = &self.expected["right.labels"];
         let sample = |row: Row| TrainingSample {
             id: format!("row {}", row.index),
-            trained: (0..row.ids.len()).map(|t| t > 0).collect(),
+            trained: labels[row.index * shape[1]..][row.columns]
+                .iter()
+                .map(|&label| label != -100.0)
+                .collect(),
             ids: row.ids,
         };
         self.rows_of("right").into_iter().map(sample).collect()

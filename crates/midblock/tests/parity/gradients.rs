@@ -4,44 +4,39 @@ use crate::{fixture::Fixture, forward::FAMILIES};
 use midblock::{
     adapt::{Kind as Adaptation, LoraOptions, Plan, Recipe, Scaling},
     checkpoint::LowRank,
-    model::{Architecture, Batch, Decoder, Labels, Parameter, ParameterId, Pass, Reached, Tape},
+    model::{Architecture, Batch, CrossEntropy, Decoder, Labels, Parameter, ParameterId, Pass, Reached, Tape},
     rng,
     select::Layers,
     tokens::TrainingSample,
-    train::{Gradients, Item, StepInfo, StepOptions, Trainer, trained},
+    train::{Gradients, Item, Objective, StepInfo, StepOptions, Trainer, trained},
 };
 use midblock_kernels::{Backend, Cpu, Reference};
 use rand::RngExt;
 use std::ops::ControlFlow;
 
 /// f32 against torch in f64.
-const SINGLE: Tolerance = Tolerance {
+pub const SINGLE: Tolerance = Tolerance {
     frobenius: 1e-4,
     loss: 1e-5,
 };
 /// f64 against f64; angles are rounded to f32 here.
-const DOUBLE: Tolerance = Tolerance {
+pub const DOUBLE: Tolerance = Tolerance {
     frobenius: 1e-5,
     loss: 2e-6,
 };
 
 #[derive(Clone, Copy)]
-struct Tolerance {
+pub struct Tolerance {
     /// ‖got − expected‖ / ‖expected‖
-    frobenius: f64,
+    pub frobenius: f64,
     loss: f64,
 }
 
 impl Tolerance {
     /// The relative Frobenius norm of the difference.
     #[track_caller]
-    fn tensor(&self, name: &str, got: &[f64], expected: &[f64]) -> f64 {
-        assert_eq!(got.len(), expected.len(), "{name}");
-        let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-        let apart = norm(&mut got.iter().zip(expected).map(|(g, e)| g - e));
-        let [got_norm, expected_norm] = [got, expected].map(|v| norm(&mut v.iter().copied()));
-        let dot: f64 = got.iter().zip(expected).map(|(g, e)| g * e).sum();
-        let (frobenius, cosine) = (apart / expected_norm, dot / got_norm / expected_norm);
+    pub fn tensor(&self, name: &str, got: &[f64], expected: &[f64]) -> f64 {
+        let [frobenius, cosine] = apart(name, got, expected);
         assert!(
             frobenius <= self.frobenius && cosine >= 0.99999,
             "{name}: relative Frobenius {frobenius:.1e}, cosine {cosine}"
@@ -50,7 +45,7 @@ impl Tolerance {
     }
 
     #[track_caller]
-    fn losses(&self, name: &str, got: &[f64], expected: &[f64]) {
+    pub fn losses(&self, name: &str, got: &[f64], expected: &[f64]) {
         assert_eq!(got.len(), expected.len());
         for (step, (g, e)) in got.iter().zip(expected).enumerate() {
             assert!(
@@ -61,12 +56,23 @@ impl Tolerance {
     }
 }
 
-fn full(architecture: &Architecture) -> Plan {
+/// ‖got − expected‖ / ‖expected‖, and the cosine between the two.
+#[track_caller]
+pub fn apart(name: &str, got: &[f64], expected: &[f64]) -> [f64; 2] {
+    assert_eq!(got.len(), expected.len(), "{name}");
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let apart = norm(&mut got.iter().zip(expected).map(|(g, e)| g - e));
+    let [got_norm, expected_norm] = [got, expected].map(|v| norm(&mut v.iter().copied()));
+    let dot: f64 = got.iter().zip(expected).map(|(g, e)| g * e).sum();
+    [apart / expected_norm, dot / got_norm / expected_norm]
+}
+
+pub fn full(architecture: &Architecture) -> Plan {
     plan(architecture, Adaptation::Full, Layers::All)
 }
 
 /// As the fixtures were made: rank 3, α 6 on every matrix of the middle block.
-fn lora(architecture: &Architecture) -> Plan {
+pub fn lora(architecture: &Architecture) -> Plan {
     let options = LoraOptions {
         rank: 3,
         alpha: Some(6.0),
@@ -112,6 +118,8 @@ pub fn options() -> StepOptions {
         memory_bytes: None,
         largest_batch: [64, 64],
         prefix: None,
+        objective: Objective::Sft,
+        start: None,
     }
 }
 
@@ -249,7 +257,14 @@ fn finite_differences(name: &'static str) {
     enter(&mut tape, &decoder);
     tape.forward(&decoder, &pass);
     let go_on = |_: Reached, _: &mut Decoder<Reference>, _: &mut Gradients<Reference>| ControlFlow::Continue(());
-    tape.backward(&mut decoder, &pass, &labels, 1.0, &mut sums, go_on);
+    tape.backward(
+        &mut decoder,
+        &pass,
+        &labels,
+        &mut CrossEntropy { weight: 1.0 },
+        &mut sums,
+        go_on,
+    );
     for (i, (id, len)) in lengths.into_iter().enumerate() {
         let mut random = rng::stream(7, "direction", &[i as u64]);
         let direction: Vec<f64> = (0..len).map(|_| random.random::<f64>() - 0.5).collect();
@@ -395,7 +410,7 @@ macro_rules! families {
 
 /// Ten steps in f32: Adam divides gradients by their own size, so that rounding of the smallest counts as much as that of
 /// the largest.
-const STEPS: Tolerance = Tolerance {
+pub const STEPS: Tolerance = Tolerance {
     frobenius: 1e-3,
     loss: 1e-4,
 };

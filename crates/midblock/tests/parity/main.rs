@@ -7,5 +7,6 @@ mod generation;
 mod gradients;
 mod lens;
 mod mutations;
+mod objectives;
 mod outputs;
 mod trainer;

@@ -8,8 +8,8 @@ use crate::{
 };
 use midblock::model::Architecture;
 use midblock_kernels::{
-    Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Backend, Cpu, Prediction, Real,
-    RopeTable, StoredMatrix,
+    Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Backend, Cpu, Divergence,
+    Prediction, Real, RopeTable, RowWeight, StoredMatrix,
 };
 use std::sync::Mutex;
 
@@ -290,8 +290,18 @@ impl Backend for Mutant {
     fn gated_backward(&self, activation: Activation, dy: &Buffer, gate: &mut Buffer, up: &mut Buffer) {
         self.cpu.gated_backward(activation, dy, gate, up);
     }
-    fn cross_entropy_backward(&self, logits: &mut Buffer, targets: &[u32], weights: &[f32]) -> Vec<f64> {
-        self.cpu.cross_entropy_backward(logits, targets, weights)
+    fn cross_entropy_backward(&self, logits: &mut Buffer, targets: &[u32], weight: &RowWeight<'_>) -> Vec<f64> {
+        self.cpu.cross_entropy_backward(logits, targets, weight)
+    }
+    fn divergence_backward(
+        &self,
+        logits: &mut Buffer,
+        reference: &mut Buffer,
+        targets: &[u32],
+        weight: f64,
+        beta: f64,
+    ) -> Vec<Divergence> {
+        self.cpu.divergence_backward(logits, reference, targets, weight, beta)
     }
     fn dropout(&self, x: &Buffer, p: f32, key: u64, out: &mut Buffer) {
         self.cpu.dropout(x, p, key, out);

@@ -9,7 +9,7 @@ use midblock::{
     adapt::{Kind, LoraOptions, Plan, Recipe, Scaling},
     model::Architecture,
     select::Layers,
-    train::{Item, PrefixOptions, StepInfo, StepOptions, StepReport, Trainer},
+    train::{CacheOptions, Item, StepInfo, StepOptions, StepReport, Trainer},
 };
 use midblock_kernels::Cpu;
 
@@ -122,7 +122,7 @@ fn the_prefix_cache_changes_no_bit() {
     let folder = tempfile::tempdir().expect("a folder");
     let one_sample = (13 * Fixture::open(FOUR_BLOCKS).width() * 4) as u64;
     for (memory_bytes, disk_bytes) in [(1 << 20, 0), (0, 1 << 20), (one_sample, 1 << 20)] {
-        let prefix = Some(PrefixOptions {
+        let prefix = Some(CacheOptions {
             memory_bytes,
             disk_bytes,
             folder: folder.path().into(),

@@ -13,6 +13,7 @@ use crate::{
         BASE, Variant,
         alphas::AlphasOptions,
         correlate::CorrelateOptions,
+        drift::DriftOptions,
         exit::ExitOptions,
         gradients::GradientsOptions,
         lens::LensOptions,
@@ -78,6 +79,8 @@ pub struct Study {
     pub alphas: AlphasOptions,
     /// Steering.
     pub steer: SteerOptions,
+    /// Turned subspaces.
+    pub drift: DriftOptions,
     /// Gradients and updates.
     pub gradients: GradientsOptions,
     /// Several draws of samples.
@@ -106,6 +109,7 @@ impl Default for Study {
             swap: SwapOptions::default(),
             alphas: AlphasOptions::default(),
             steer: SteerOptions::default(),
+            drift: DriftOptions::default(),
             gradients: GradientsOptions::default(),
             seeds: SeedsOptions::default(),
             correlate: CorrelateOptions::default(),

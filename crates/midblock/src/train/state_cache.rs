@@ -1,9 +1,9 @@
-//! The output of the frozen blocks below the first trained one, for each sample: it never changes, so that it is computed
-//! once and epochs from the second on start at the first trained block.
+//! What frozen parts of a model say of each sample: it never changes, so that it is computed once.
 //!
-//! Memory is used first, up to a bound, then a nameless temporary file, up to another; samples beyond both are computed
-//! every time. Values are kept as the f32 that the backend computes in, and a row's value does not depend on its batch, so
-//! results are the same bits with and without. A disk that refuses to take more only ends the caching.
+//! The output of the frozen blocks below the first trained one, for instance: epochs from the second on start at that block. Memory is
+//! used first, up to a bound, then a nameless temporary file, up to another; samples beyond both are computed every time. Values are
+//! kept as the f32 that the backend computes in, and a row's value does not depend on its batch, so results are the same bits with and
+//! without. A disk that refuses to take more only ends the caching.
 
 use crate::{Error, Result};
 use std::{
@@ -15,7 +15,7 @@ use std::{
 
 /// Where a cache may keep how much.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PrefixOptions {
+pub struct CacheOptions {
     /// Bytes in memory.
     pub memory_bytes: u64,
     /// Bytes on disk.
@@ -26,7 +26,7 @@ pub struct PrefixOptions {
 
 /// How much a cache holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct PrefixUse {
+pub struct CacheUse {
     /// Samples cached.
     pub samples: usize,
     /// Bytes in memory.
@@ -36,11 +36,11 @@ pub struct PrefixUse {
 }
 
 /// See the module's documentation.
-pub(super) struct PrefixCache {
-    options: PrefixOptions,
+pub(super) struct StateCache {
+    options: CacheOptions,
     places: HashMap<u64, Place>,
     file: Option<File>,
-    used: PrefixUse,
+    used: CacheUse,
 }
 
 enum Place {
@@ -49,21 +49,21 @@ enum Place {
     Disk(u64, usize),
 }
 
-impl PrefixCache {
-    pub fn new(options: PrefixOptions) -> Self {
+impl StateCache {
+    pub fn new(options: CacheOptions) -> Self {
         Self {
             options,
             places: HashMap::new(),
             file: None,
-            used: PrefixUse::default(),
+            used: CacheUse::default(),
         }
     }
 
-    pub fn used(&self) -> PrefixUse {
+    pub fn used(&self) -> CacheUse {
         self.used
     }
 
-    /// The states of a sample, (T, D), if they are there.
+    /// What is kept of a sample, if anything is.
     ///
     /// # Errors
     /// [`Error::Io`] if the temporary file cannot be read back.
@@ -76,14 +76,14 @@ impl PrefixCache {
                 let file = self.file.as_mut().expect("invariant: something was written to it");
                 file.seek(SeekFrom::Start(*offset))
                     .and_then(|_| file.read_exact(&mut bytes))
-                    .map_err(Error::io("read the prefix cache in", &self.options.folder))?;
+                    .map_err(Error::io("read the cache of frozen states in", &self.options.folder))?;
                 let (values, _) = bytes.as_chunks::<4>();
                 Ok(Some(values.iter().map(|b| f32::from_le_bytes(*b)).collect()))
             }
         }
     }
 
-    /// Keeps the states of a sample, if there is room.
+    /// Keeps the values of a sample, if there is room.
     pub fn insert(&mut self, key: u64, values: &[f32]) {
         let bytes = size_of_val(values) as u64;
         if self.used.memory_bytes + bytes <= self.options.memory_bytes {
@@ -118,8 +118,8 @@ impl PrefixCache {
 mod tests {
     use super::*;
 
-    fn cache(memory_bytes: u64, disk_bytes: u64, folder: PathBuf) -> PrefixCache {
-        PrefixCache::new(PrefixOptions {
+    fn cache(memory_bytes: u64, disk_bytes: u64, folder: PathBuf) -> StateCache {
+        StateCache::new(CacheOptions {
             memory_bytes,
             disk_bytes,
             folder,
@@ -137,7 +137,7 @@ mod tests {
         let found: Vec<_> = (0..5).map(|key| cache.get(key).unwrap()).collect();
         let kept = |i: usize| Some(samples[i].to_vec());
         assert_eq!(found, [kept(0), kept(1), kept(2), None, None]);
-        let used = PrefixUse {
+        let used = CacheUse {
             samples: 3,
             memory_bytes: 8,
             disk_bytes: 12,

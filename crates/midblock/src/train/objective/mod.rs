@@ -1,0 +1,61 @@
+//! What a step minimises: a function of the trained tokens' probabilities, and, for one objective, of the weights too.
+//!
+//! With ℓ_t = −ln p_θ(y_t) in nats, N the trained tokens of the step, and p_ref the start model, which stays as it was:
+//!
+//! | objective | minimised |
+//! |---|---|
+//! | `sft` | Σ_t ℓ_t / N |
+//! | `dft` | Σ_t sg(p_θ(y_t)) ℓ_t / N: the weight is a constant (arXiv 2508.05629, eq. 9) |
+//! | `iw` | Σ_s w_s Σ_{t∈s} ℓ_t / N with w_s = min(cap, exp(τ (mean_{t∈s} ln p_θ − mean_{t∈s} ln p_ref))) of each sequence s (arXiv 2507.12856) |
+//! | `kl` | Σ_t (ℓ_t + β KL(p_θ ‖ p_ref)_t) / N, over the whole vocabulary |
+//! | `rpsft` | Σ_t ℓ_t / N + λ Σ_W ‖U_kᵀ W V_k − S_ref‖²_F (arXiv 2605.10973): see [`Rotation`] |
+
+mod criterion;
+mod rotation;
+mod start;
+
+pub use rotation::Rotation;
+pub(super) use {
+    criterion::{Minimised, sequences},
+    rotation::Held,
+    start::{Seen, StartModel},
+};
+
+use crate::adapt::Plan;
+
+/// What is minimised.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Objective {
+    /// The mean negative log-likelihood.
+    #[default]
+    Sft,
+    /// Each token weighs as much as the model believes in it.
+    Dft,
+    /// Each sequence weighs by how much likelier it has become.
+    Iw {
+        /// τ.
+        tau: f64,
+        /// Largest weight.
+        cap: f64,
+        /// Whether weights are taken as constants.
+        detach: bool,
+    },
+    /// With the divergence from the start model.
+    Kl {
+        /// β.
+        beta: f64,
+    },
+    /// With a penalty on change inside of the leading singular blocks.
+    Rpsft(Rotation),
+}
+
+impl Objective {
+    /// Private bytes it takes besides what every step takes, for micro-batches of at most `labelled` trained tokens.
+    pub fn bytes(&self, plan: &Plan, vocab: usize, labelled: usize) -> usize {
+        match self {
+            Self::Sft | Self::Dft | Self::Iw { .. } => 0,
+            Self::Kl { .. } => 4 * vocab * labelled.min(crate::model::HEAD_ROWS),
+            Self::Rpsft(rotation) => rotation.bytes(plan),
+        }
+    }
+}

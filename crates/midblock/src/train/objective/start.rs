@@ -1,0 +1,163 @@
+//! The model as it was before the first step, and what it says of the samples: computed once for each sample, as far as there is room.
+//!
+//! Its weights are those of the checkpoint in their storage format, beside those that move, and the residual stream is shared up to the
+//! first trained block. Kept of a sample is what its objective needs and no more: for `iw` the mean loss of its trained tokens, for `kl` the
+//! normed states of these, (n, D), from which the whole distribution is one product with the head: D numbers a token instead of V.
+
+use crate::{
+    Result,
+    checkpoint::Checkpoint,
+    model::{Decoder, Interior, Keep, Labels, Pass, Scratch},
+    train::{
+        batch::Item,
+        objective::{Objective, sequences},
+        state_cache::{CacheOptions, CacheUse, StateCache},
+    },
+};
+use midblock_kernels::Backend;
+
+/// The start model with what it has said so far.
+pub(in crate::train) struct StartModel<B: Backend> {
+    decoder: Decoder<B>,
+    /// Whether the embedding moves, so that not even `h[0]` is shared.
+    embeds: bool,
+    keeps: Keeps,
+    cache: Option<StateCache>,
+    hidden: B::Buffer,
+    interior: Interior<B>,
+    scratch: Scratch<B>,
+    states: B::Buffer,
+    chunk: [B::Buffer; 2],
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Keeps {
+    Losses,
+    States,
+}
+
+/// What the start model says of a micro-batch's trained tokens.
+pub(in crate::train) enum Seen<'a, B: Backend> {
+    /// Nothing: it was not asked.
+    Nothing,
+    /// Mean loss in nats of each sequence.
+    Losses(Vec<f64>),
+    /// Normed states of the trained rows, (n, D), the head they go through, and buffers to do so.
+    States {
+        states: &'a B::Buffer,
+        head: &'a B::Matrix,
+        scratch: &'a mut [B::Buffer; 2],
+    },
+}
+
+impl<B: Backend> StartModel<B> {
+    /// Of an objective; `None` if it needs none.
+    pub fn of(
+        backend: &B,
+        checkpoint: &Checkpoint,
+        objective: &Objective,
+        embeds: bool,
+        cache: Option<CacheOptions>,
+    ) -> Result<Option<Self>> {
+        let keeps = match objective {
+            Objective::Iw { .. } => Keeps::Losses,
+            Objective::Kl { .. } => Keeps::States,
+            Objective::Sft | Objective::Dft | Objective::Rpsft(_) => return Ok(None),
+        };
+        let empty = || backend.zeros(0);
+        Ok(Some(Self {
+            decoder: Decoder::load(backend, checkpoint)?,
+            embeds,
+            keeps,
+            cache: cache.map(StateCache::new),
+            hidden: empty(),
+            interior: Interior::new(backend),
+            scratch: Scratch::new(backend),
+            states: empty(),
+            chunk: [empty(), empty()],
+        }))
+    }
+
+    /// What is kept.
+    pub fn used(&self) -> CacheUse {
+        self.cache.as_ref().map(StateCache::used).unwrap_or_default()
+    }
+
+    /// Of a micro-batch whose residual stream before block `first` is `entered`, (rows, D).
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`] of the cache.
+    pub fn see(
+        &mut self,
+        items: &[Item<'_>],
+        pass: &Pass<'_, B>,
+        labels: &Labels,
+        first: usize,
+        entered: &B::Buffer,
+    ) -> Result<Seen<'_, B>> {
+        let mut kept = Vec::new();
+        if let Some(cache) = &mut self.cache {
+            for item in items {
+                kept.extend(cache.get(item.key)?);
+            }
+        }
+        if kept.len() < items.len() {
+            kept = self.compute(pass, labels, first, entered);
+            for (item, values) in items.iter().zip(&kept) {
+                if let Some(cache) = &mut self.cache {
+                    cache.insert(item.key, values);
+                }
+            }
+        } else if self.keeps == Keeps::States {
+            self.states = pass.backend.upload(&kept.concat());
+        }
+        Ok(match self.keeps {
+            Keeps::Losses => Seen::Losses(kept.iter().map(|loss| f64::from(loss[0])).collect()),
+            Keeps::States => Seen::States {
+                states: &self.states,
+                head: self.decoder.ends().head(),
+                scratch: &mut self.chunk,
+            },
+        })
+    }
+
+    /// What is to be kept of each sequence; leaves the states of all.
+    fn compute(&mut self, pass: &Pass<'_, B>, labels: &Labels, first: usize, entered: &B::Buffer) -> Vec<Vec<f32>> {
+        let backend = pass.backend;
+        backend.resize(&mut self.hidden, backend.len(entered));
+        backend.copy(entered, &mut self.hidden);
+        if self.embeds {
+            self.decoder.ends().embed(backend, pass.batch, &mut self.hidden);
+        }
+        for block in first..self.decoder.blocks().len() {
+            let (hidden, interior) = (&mut self.hidden, &mut self.interior);
+            self.decoder
+                .forward_block(block, pass, Keep::Nothing, hidden, interior, &mut self.scratch);
+        }
+        let sequences = sequences(pass.batch, labels);
+        let ends = self.decoder.ends();
+        match self.keeps {
+            Keeps::Losses => {
+                let losses = ends.predictions(backend, &self.hidden, labels);
+                let mean = |rows: &std::ops::Range<usize>| {
+                    let sum: f64 = losses[rows.clone()].iter().map(|row| row.nats).sum();
+                    vec![(sum / rows.len().max(1) as f64) as f32]
+                };
+                sequences.iter().map(mean).collect()
+            }
+            Keeps::States => {
+                self.states = ends.normed_rows(backend, &self.hidden, &labels.rows);
+                let hidden = self.decoder.architecture().hidden;
+                let read = |rows: &std::ops::Range<usize>| {
+                    let mut values = vec![0f32; rows.len() * hidden];
+                    backend.read(&self.states, rows.start * hidden, &mut values);
+                    values
+                };
+                match self.cache {
+                    Some(_) => sequences.iter().map(read).collect(),
+                    None => Vec::new(), // nobody would keep it
+                }
+            }
+        }
+    }
+}
