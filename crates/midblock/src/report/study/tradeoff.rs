@@ -131,6 +131,7 @@ fn table(found: &Tradeoff) -> Table {
         "memory",
         "trained parameters",
         "seeds",
+        "what it changes",
     ];
     let row = |(index, method): (usize, &Outcome)| {
         let mean = |value: &dyn Fn(&crate::study::tradeoff::MethodRun) -> Option<f64>| {
@@ -162,6 +163,7 @@ fn table(found: &Tradeoff) -> Table {
                 .unwrap_or(0)
                 .to_string(),
             seeds.join(", "),
+            method.changes.join(", "),
         ]
     };
     Table {
@@ -305,7 +307,8 @@ mod tests {
                 "3.0",
                 "2 MiB",
                 "12",
-                "1, 2"
+                "1, 2",
+                "objective.kind = \"kl\""
             ]
         );
         assert_eq!(measures.columns, ["method", "loss:gsm8k (ID)", "arc (OOD)", "mmlu"]);

@@ -5,7 +5,7 @@ use crate::{
     Result,
     checkpoint::{Checkpoint, WriteOptions},
     hub::HubOptions,
-    progress::Silent,
+    progress::{Progress, Silent},
     rng,
     study::sweep::Means,
 };
@@ -81,12 +81,22 @@ impl Fixture {
 
     /// Opens the study and hands it over, with the cells of its folder.
     pub fn with<T>(&self, sets: &[&str], then: impl FnOnce(&Subject<'_, Cpu>, &Cells) -> Result<T>) -> Result<T> {
+        self.with_progress(sets, &Silent, then)
+    }
+
+    /// The same, telling `progress`, which may ask to stop.
+    pub fn with_progress<T>(
+        &self,
+        sets: &[&str],
+        progress: &dyn Progress,
+        then: impl FnOnce(&Subject<'_, Cpu>, &Cells) -> Result<T>,
+    ) -> Result<T> {
         let means = Means {
             backend: &Cpu::new(),
             examiner: None,
             hub: &hub(),
             on_transfer: &|_| {},
-            progress: &Silent,
+            progress,
         };
         let cells = Cells::of(&self.out());
         open(&means, &self.file(sets), &cells, |subject| then(subject, &cells))

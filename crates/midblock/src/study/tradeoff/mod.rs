@@ -38,7 +38,7 @@ use crate::{
 use measure::{axes, by_set};
 use midblock_kernels::Backend;
 use serde::{Deserialize, Serialize};
-use std::{fs, io, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 /// `[study.tradeoff]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -100,7 +100,7 @@ pub struct Outcome {
     pub name: String,
     /// The keys that it changes, as TOML.
     pub changes: Vec<String>,
-    /// One for each seed.
+    /// One for each seed, from the smallest.
     pub runs: Vec<MethodRun>,
     /// Every measure, over seeds.
     pub values: Vec<Scored>,
@@ -212,7 +212,7 @@ pub fn tradeoff<B: Backend>(subject: &Subject<'_, B>, options: &TradeoffOptions,
             match run(subject, cells, &name, method.experiment(subject.file, seed)?) {
                 Ok(mut run) => {
                     run.scores = by_set(&run.scores, &sets);
-                    runs.push((seed, run));
+                    runs.insert(seed, run);
                 }
                 Err(Error::Interrupted) => return Err(Error::Interrupted),
                 Err(error) => {
@@ -241,7 +241,7 @@ pub fn tradeoff<B: Backend>(subject: &Subject<'_, B>, options: &TradeoffOptions,
 }
 
 /// A method's finished runs by seed.
-type Runs = Vec<(u64, Trained)>;
+type Runs = BTreeMap<u64, Trained>;
 
 /// Trains and judges in the cell `name`, and removes what is there to go on from.
 fn run<B: Backend>(subject: &Subject<'_, B>, cells: &Cells, name: &str, config: Config) -> Result<Trained> {
@@ -258,10 +258,10 @@ fn remove(folder: &Path) -> Result<()> {
 }
 
 fn outcome(axes: &[Axis; 2], method: &Method, runs: &Runs, base: &Vec<Scores>) -> Result<Outcome> {
-    let all: Vec<&Vec<Scores>> = runs.iter().map(|(_, run)| &run.scores).collect();
+    let all: Vec<&Vec<Scores>> = runs.values().map(|run| &run.scores).collect();
     let bases = vec![base; all.len()];
     let [id_gain, ood_loss] = against(axes, &all, &bases)?;
-    let run = |(seed, run): &(u64, Trained)| {
+    let run = |(seed, run): (&u64, &Trained)| {
         let [id_gain, ood_loss] = against(axes, &[&run.scores], &[base])?;
         Ok(MethodRun {
             seed: *seed,
@@ -309,10 +309,9 @@ fn pairs(axes: &[Axis; 2], methods: &[(&Method, &Runs)]) -> Result<Vec<Pair>> {
     let mut pairs = Vec::new();
     for (index, (left, one)) in methods.iter().enumerate() {
         for (right, other) in &methods[index + 1..] {
-            let find = |runs: &'_ Runs, seed: u64| runs.iter().position(|(own, _)| *own == seed);
             let both = one
                 .iter()
-                .filter_map(|(seed, run)| Some((&run.scores, &other[find(other, *seed)?].1.scores)));
+                .filter_map(|(seed, run)| Some((&run.scores, &other.get(seed)?.scores)));
             let (one, other): (Vec<_>, Vec<_>) = both.unzip();
             if !one.is_empty() {
                 let [id_gain, ood_loss] = against(axes, &one, &other)?;

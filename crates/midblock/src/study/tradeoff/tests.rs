@@ -2,14 +2,17 @@ use super::*;
 use crate::{
     checkpoint::Checkpoint,
     probe::trained_token_losses,
-    progress::Silent,
+    progress::{Progress, Silent},
     study::{
         battery::{Kind, fixture::Fixture},
         sweep::Unit,
     },
 };
 use proptest::prelude::*;
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 fn estimate(value: f64, half: f64) -> Estimate {
     Estimate {
@@ -268,6 +271,52 @@ fn methods_are_judged_against_the_base_and_a_failure_stops_none() {
     );
     // a study that goes on has the same numbers
     assert_eq!(run().unwrap().0, found);
+}
+
+/// Asks to stop after it was asked so often whether to.
+struct Patience(AtomicUsize);
+
+impl Progress for Patience {
+    fn begin(&self, _: &str, _: u64, _: crate::progress::Unit) {}
+
+    fn advance(&self, _: u64) {}
+
+    fn cancelled(&self) -> bool {
+        let less = |left: usize| left.checked_sub(1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err()
+    }
+}
+
+#[test]
+fn a_study_that_is_stopped_again_and_again_ends_with_the_same_numbers() {
+    let options = "study.tradeoff={ id = [\"loss:q\"], ood = [\"loss:p\"], seeds = [3], methods = [ { name = \"a\" }, \
+                   { name = \"b\", train.order = \"file\" } ] }";
+    let numbers = |found: Tradeoff| {
+        let mut records = found.records();
+        records.retain(|record| !["seconds", "peak_private_bytes"].contains(&record.metric.as_str()));
+        records
+    };
+    let run = |fixture: &Fixture, progress: &dyn Progress| {
+        let problems = &fixture.file(&[]).config.data.eval[0].0.source;
+        let train = &fixture.file(&[]).config.data.train[0].0.source;
+        let eval = format!("data.eval=[\"q={problems}\", \"p={train}\"]");
+        let sets = [eval.as_str(), options, "study.samples=4"];
+        fixture.with_progress(&sets, progress, |subject, cells| {
+            tradeoff(subject, &subject.file.config.study.tradeoff, cells).map(numbers)
+        })
+    };
+    let whole = run(&Fixture::new(), &Silent).unwrap();
+    let stopped = Fixture::new();
+    for patience in 0.. {
+        match run(&stopped, &Patience(AtomicUsize::new(patience))) {
+            Err(Error::Interrupted) => assert!(patience < 1000, "it never gets on"),
+            found => {
+                assert!(patience > 3, "it was not stopped");
+                assert_eq!(found.unwrap(), whole);
+                break;
+            }
+        }
+    }
 }
 
 /// Mean losses of a checkpoint on the two sets.
