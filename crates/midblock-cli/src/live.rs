@@ -2,7 +2,7 @@
 
 use crate::progress::request_stop;
 use anyhow::{Context, Result};
-use midblock::train::{Evaluation, Observer, Outlook, StepMetrics};
+use midblock::train::{DriftMetrics, Evaluation, Observer, Outlook, StepMetrics};
 use ratatui::{
     DefaultTerminal, Frame,
     crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
@@ -31,7 +31,7 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Messages shown.
 const MESSAGES: usize = 4;
 
-/// Prints a line now and then, and for each evaluation.
+/// Prints a line now and then, and for each evaluation and measurement of drift.
 pub struct Plain {
     last: Option<Instant>,
     outlook: Outlook,
@@ -78,6 +78,22 @@ impl Observer for Plain {
         eprintln!("{}", evaluated(e));
         Ok(())
     }
+
+    fn drift(&mut self, d: &DriftMetrics) -> midblock::Result<()> {
+        eprintln!("{}", drifted(d));
+        Ok(())
+    }
+}
+
+/// "step 40: rotation 0.0123, CKA with the start 0.9876".
+fn drifted(d: &DriftMetrics) -> String {
+    let number = |value: Option<f64>| value.map_or_else(|| "not defined".to_owned(), |value| format!("{value:.4}"));
+    format!(
+        "step {}: rotation {}, CKA with the start {}",
+        d.step,
+        number(d.summary().map(|summary| summary.rotation)),
+        number(d.mean_cka())
+    )
 }
 
 /// "step 40: evaluation loss 1.2345, the lowest so far".
@@ -337,6 +353,11 @@ impl Observer for Live {
             view.best = Some((evaluation.step, evaluation.loss));
         }
         view.say(evaluated(evaluation));
+        Ok(())
+    }
+
+    fn drift(&mut self, metrics: &DriftMetrics) -> midblock::Result<()> {
+        lock(&self.view).say(drifted(metrics));
         Ok(())
     }
 

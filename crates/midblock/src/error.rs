@@ -125,6 +125,24 @@ pub enum Error {
         help: String,
     },
 
+    /// The leading singular directions of a matrix were not found to the accuracy that is promised.
+    #[error(
+        "the {directions} leading singular directions of `{tensor}` ({} × {}) did not converge: residual {residual:.1e}·σ_1, expected at most {tolerance:.0e}·σ_1\n  help: are all of its values finite? otherwise ask for fewer directions",
+        shape[0], shape[1]
+    )]
+    NotConverged {
+        /// Hugging Face parameter name.
+        tensor: String,
+        /// (out, in).
+        shape: [usize; 2],
+        /// k.
+        directions: usize,
+        /// What was reached, in units of the largest singular value.
+        residual: f64,
+        /// What is promised.
+        tolerance: f64,
+    },
+
     /// A hidden state is NaN or infinite although every weight is finite.
     #[error(
         "{model}: the hidden state of sample {sample} is not finite after layer {layer}\n  help: its weights overflow f32 arithmetic; `midblock inspect` shows their formats"

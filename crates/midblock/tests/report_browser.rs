@@ -8,6 +8,7 @@
 mod synthetic;
 
 use midblock::{
+    drift::{MatrixDrift, Turn},
     hub::HubOptions,
     progress::Silent,
     report,
@@ -17,7 +18,8 @@ use midblock::{
         sweep::Means,
     },
     train::{
-        DataCount, Ending, Evaluation, Line, Purpose, StepMetrics, TrainedBlock, Training, TrainingInfo, TrainingRun,
+        DataCount, DriftMetrics, Ending, Evaluation, Line, Purpose, StepMetrics, TrainedBlock, Training, TrainingInfo,
+        TrainingRun,
     },
 };
 use std::{
@@ -344,8 +346,32 @@ fn training_run(steps: u64) -> TrainingRun {
             seconds: 1.0,
         })
     };
+    let drift = |step: u64| {
+        let turn = Turn {
+            largest_deg: 10.0,
+            mean_deg: 1.0,
+            rotation: step as f64 / 1e5,
+        };
+        let matrix = MatrixDrift {
+            change: 0.1,
+            left: turn,
+            ..MatrixDrift::untouched(HOSTILE, [8, 8], &[1.0], 2)
+        };
+        Line::Drift(DriftMetrics {
+            step,
+            epoch: step as f64 / 50.0,
+            matrices: vec![matrix],
+            cka: vec![Some(1.0), Some(0.9), None],
+            seconds: 1.0,
+        })
+    };
     let due = |at: &u64| at.is_multiple_of(20);
-    let lines = (0..=steps).flat_map(|at| [(at > 0).then(|| step(at)), due(&at).then(|| evaluation(at))]);
+    // the short runs do without
+    let drifts = |at: &u64| steps > 60 && *at > 0 && at.is_multiple_of(1000);
+    let lines = (0..=steps).flat_map(|at| {
+        let told = [(at > 0).then(|| step(at)), due(&at).then(|| evaluation(at))];
+        told.into_iter().chain([drifts(&at).then(|| drift(at))])
+    });
     let block = |rank: Option<usize>| TrainedBlock {
         rank,
         parts: rank.iter().map(|_| "self_attn.q_proj".to_owned()).collect(),
@@ -400,7 +426,8 @@ fn the_page_of_a_training_run_is_drawn_whole() {
             None,
             "{steps} steps: the page logged errors"
         );
-        assert_eq!(root["data-midblock-charts"], "4");
+        let drift = usize::from(steps > 60);
+        assert_eq!(root["data-midblock-charts"], (4 + drift).to_string());
         let drawn: BTreeMap<&str, &str> = tags(&dom, "article", "class=\"card")
             .iter()
             .map(|card| (card["data-chart"], card["data-lines"]))
@@ -412,8 +439,9 @@ fn the_page_of_a_training_run_is_drawn_whole() {
             ("lr", "1"),
             ("speed", "2"),
         ];
-        assert_eq!(drawn, BTreeMap::from(expected), "{steps} steps");
-        assert_eq!(dom.matches("<svg ").count(), 4 + 1);
+        let expected = expected.into_iter().chain((drift == 1).then_some(("drift", "3")));
+        assert_eq!(drawn, expected.collect(), "{steps} steps");
+        assert_eq!(dom.matches("<svg ").count(), 4 + drift + 1);
         assert!(dom.matches("<path ").count() > 40);
         assert!(dom.contains("2 of 4 blocks train"));
     }

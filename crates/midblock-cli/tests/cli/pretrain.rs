@@ -38,7 +38,7 @@ fn a_model_is_made_from_nothing_and_taken_by_the_other_commands() {
     let run = midblock::train::TrainingRun::open(&dir.path().join("one")).unwrap();
     let steps = run.lines.iter().filter_map(|line| match line {
         midblock::train::Line::Step(step) => Some(step.loss),
-        midblock::train::Line::Evaluation(_) => None,
+        midblock::train::Line::Evaluation(_) | midblock::train::Line::Drift(_) => None,
     });
     let losses: Vec<f64> = steps.collect();
     assert!((losses[0] - 320f64.ln()).abs() < 0.1, "{}", losses[0]); // knows nothing

@@ -76,6 +76,7 @@ fn the_whole_battery_leaves_one_page_and_goes_on_to_the_same_numbers() {
         "swap",
         "alphas",
         "steer",
+        "drift",
         "gradients",
         "seeds",
         "correlate",
@@ -158,7 +159,7 @@ fn a_base_alone_is_enough_for_some_kinds_and_others_say_what_they_need() {
     for (kinds, part) in [
         ("swap", "--variant NAME=CHECKPOINT"),
         ("exit,lense", "lense"),
-        ("all", "leave out swap, alphas, steer"),
+        ("all", "leave out swap, alphas, steer, drift"),
     ] {
         let assert = study(kinds, None, &dir.path().join("no")).assert().code(2);
         let stderr = String::from_utf8(assert.get_output().stderr.clone()).unwrap();

@@ -258,6 +258,9 @@ fn train(config: &Config, found: &mut Findings<'_>) {
     found.count("train.batch_tokens", t.batch_tokens.map(|n| n as u64));
     found.count("train.accumulation", Some(t.accumulation as u64));
     found.count("train.save_every", Some(t.save_every));
+    found.count("train.drift.every", t.drift.every);
+    found.count("train.drift.directions", Some(t.drift.directions as u64));
+    found.count("train.drift.samples", Some(t.drift.samples as u64));
     found.count("train.keep_checkpoints", Some(t.keep_checkpoints as u64));
     found.range("train.lr", t.lr > 0.0 && t.lr <= 1.0, t.lr, "above 0 and at most 1");
     if let Some(ratio) = t.warmup_ratio {

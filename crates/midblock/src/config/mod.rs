@@ -15,7 +15,7 @@ mod source;
 pub use new_model::{Family, NewModel};
 pub use overrides::Override;
 pub use schema::{
-    Adapt, AdaptKind, Cache, Config, Data, Model, Objective, ObjectiveKind, Output, Select, Train, WeightFormat,
+    Adapt, AdaptKind, Cache, Config, Data, Drift, Model, Objective, ObjectiveKind, Output, Select, Train, WeightFormat,
 };
 pub use size::ByteSize;
 pub use source::DataSource;

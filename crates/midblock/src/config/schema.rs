@@ -283,6 +283,8 @@ pub struct Train {
     pub prefix_cache: Cache,
     /// Where what the start model says of the samples is kept, for `iw` and `kl`.
     pub start_cache: Cache,
+    /// Measuring how far the trained matrices and the states have turned from the start.
+    pub drift: Drift,
 }
 
 impl Default for Train {
@@ -312,6 +314,30 @@ impl Default for Train {
             memory: None,
             prefix_cache: Cache::default(),
             start_cache: Cache::default(),
+            drift: Drift::default(),
+        }
+    }
+}
+
+/// `[train.drift]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Drift {
+    /// Steps between measurements; after the last step it is measured too. Never by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every: Option<u64>,
+    /// k, the leading singular directions followed; 32 by default.
+    pub directions: usize,
+    /// Sequences whose states are compared, the first of the evaluation or else of the training; 32 by default.
+    pub samples: usize,
+}
+
+impl Default for Drift {
+    fn default() -> Self {
+        Self {
+            every: None,
+            directions: 32,
+            samples: 32,
         }
     }
 }

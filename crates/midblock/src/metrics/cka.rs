@@ -14,6 +14,7 @@
 //! rule. No resample ever contains a pair of a sample with its own duplicate, which would pass for perfect agreement.
 
 use super::estimate::{Estimate, mean};
+use super::linalg::{centred, product, rows};
 use faer::{Mat, MatRef};
 
 /// Biased CKA of the double-centred Gram matrices.
@@ -31,6 +32,26 @@ pub(crate) fn cka_debiased(k: MatRef<'_, f64>, l: MatRef<'_, f64>) -> Option<Est
         return None;
     }
     Some(alignment(u_centred(k).as_ref(), u_centred(l).as_ref())?.with_floor(0.0))
+}
+
+/// Debiased CKA of the states of N samples, row-major (N, `dim`); none if it is not defined.
+///
+/// # Panics
+/// If there are not as many numbers of both.
+pub fn debiased_cka(x: &[f64], y: &[f64], dim: usize) -> Option<f64> {
+    assert_eq!(
+        x.len(),
+        y.len(),
+        "both models have the same width and saw the same samples"
+    );
+    let gram = |states: &[f64]| {
+        let centred = centred(rows(states, dim));
+        product(centred.as_ref(), centred.transpose())
+    };
+    if !x.iter().chain(y).all(|value| value.is_finite()) {
+        return None;
+    }
+    cka_debiased(gram(x).as_ref(), gram(y).as_ref()).map(|estimate| estimate.value)
 }
 
 /// ⟨A, B⟩/√(⟨A, A⟩⟨B, B⟩) with influence values.

@@ -20,7 +20,7 @@ pub(crate) mod linalg;
 mod magnitude;
 mod registry;
 mod resampling;
-mod singular;
+mod spectral_entropy;
 mod spectrum;
 mod subspace;
 mod views;
@@ -30,6 +30,7 @@ mod weights;
 mod tests;
 
 pub use capture::{Capture, VIEWS};
+pub use cka::debiased_cka;
 pub(crate) use correlation::ranks;
 pub use correlation::{pearson, spearman};
 pub use entropy::Normalization;

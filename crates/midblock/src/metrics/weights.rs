@@ -7,16 +7,18 @@
 //! rotation = the mean over matrices that changed.
 //!
 //! A low-rank change is measured from its factors (QR of each, then an R×R matrix), ΔW is not formed; see
-//! [`super::singular`] for the rest. Exact to rounding, except the effective rank of dense changes with min > 1024.
+//! [`crate::singular`] and [`super::spectral_entropy`] for the rest. Exact to rounding, except the effective rank of dense changes with min > 1024.
 //!
 //! Edge cases: identical weights have change 0, rotation 0 and no effective rank; W = 0 has no relative change; vectors (norms,
 //! biases) have neither effective rank nor rotation; k ≥ min(rows, cols), or no convergence: no rotation.
 //! Weights are not a sample: no interval and no floor.
 
 use super::entropy::entropy_of;
-use super::singular::{Operator, leading, spectral_entropy};
+use super::spectral_entropy::spectral_entropy;
 use super::{Measurement, Options};
+use crate::singular::{Leading, Operator, leading};
 use faer::{Mat, MatRef};
+use std::borrow::Cow;
 
 /// What a variant did to one parameter. Row-major throughout.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +52,28 @@ pub struct WeightPair<'a> {
     pub before: &'a [f32],
     /// What the variant changed.
     pub change: Change<'a>,
+}
+
+impl WeightPair<'_> {
+    /// W', row-major.
+    pub fn after(&self) -> Cow<'_, [f32]> {
+        match self.change {
+            Change::None => Cow::Borrowed(self.before),
+            Change::Dense { after } => Cow::Borrowed(after),
+            Change::LowRank { b, a, scale } => {
+                let [rows, cols] = self.shape;
+                let rank = b.len() / rows;
+                let mut values = self.before.to_vec();
+                for (row, b) in values.chunks_exact_mut(cols).zip(b.chunks_exact(rank)) {
+                    for (a, &b) in a.chunks_exact(cols).zip(b) {
+                        let factor = scale * b;
+                        row.iter_mut().zip(a).for_each(|(value, &a)| *value += factor * a);
+                    }
+                }
+                Cow::Owned(values)
+            }
+        }
+    }
 }
 
 /// Weight metrics of one parameter.
@@ -177,7 +201,7 @@ fn dense_spectrum(pair: &WeightPair<'_>, after: &[f32], options: &Options) -> De
     let entropy = wants("weight_change_effective_rank").then(|| spectral_entropy(delta.as_ref(), options.seed));
     DeltaSpectrum {
         frobenius,
-        largest: largest.flatten().map(|l| l.sigma[0]),
+        largest: largest.flatten().and_then(|l| l.sigma.first().copied()),
         entropy: entropy.flatten(),
     }
 }
@@ -223,22 +247,18 @@ fn rotation(pair: &WeightPair<'_>, options: &Options) -> Option<f64> {
     if k == 0 || k >= pair.shape[0].min(pair.shape[1]) || !options.selected.contains("weight_subspace_rotation") {
         return None;
     }
+    let top =
+        |operator: Operator<'_>| leading(&operator, k, options.seed).filter(|found: &Leading| found.sigma.len() == k);
     let dense = widen(pair.before, pair.shape);
-    let before = leading(&Operator::dense(dense.as_ref()), k, options.seed)?;
+    let before = top(Operator::dense(dense.as_ref()))?;
     let after = match pair.change {
         Change::None => return Some(0.0),
-        Change::Dense { after } => leading(&Operator::dense(widen(after, pair.shape).as_ref()), k, options.seed)?,
+        Change::Dense { after } => top(Operator::dense(widen(after, pair.shape).as_ref()))?,
         Change::LowRank { b, a, scale } => {
             let (b, a) = factors(pair, b, a, scale);
             let low_rank = Some((b.as_ref(), a.as_ref()));
-            leading(
-                &Operator {
-                    dense: dense.as_ref(),
-                    low_rank,
-                },
-                k,
-                options.seed,
-            )?
+            let dense = dense.as_ref();
+            top(Operator { dense, low_rank })?
         }
     };
     // 1 − cos² as the part of the new basis outside of the old one: exact for small angles

@@ -10,6 +10,7 @@ mod table;
 mod tables;
 mod trained;
 pub mod training;
+mod turned;
 mod words;
 
 pub use table::table;

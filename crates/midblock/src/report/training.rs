@@ -6,13 +6,13 @@
 use super::{
     html::{escape, frame, warnings},
     provenance::{CHARTS, Foot, command, count, day, duration, footer},
-    trained,
+    trained, turned,
     words::number,
 };
 use crate::{
     Error, Result,
     run::{DONE, REPORT_HTML, write_bytes},
-    train::{Ending, Evaluation, Line, Purpose, StepMetrics, Training, TrainingRun},
+    train::{DriftMetrics, Ending, Evaluation, Line, Purpose, StepMetrics, Training, TrainingRun},
 };
 use serde_json::{Value, json};
 use std::path::Path;
@@ -35,6 +35,7 @@ const FOOT: Foot = Foot {
 struct Curves<'a> {
     steps: Vec<&'a StepMetrics>,
     evaluations: Vec<&'a Evaluation>,
+    drifts: Vec<&'a DriftMetrics>,
 }
 
 impl<'a> Curves<'a> {
@@ -42,11 +43,13 @@ impl<'a> Curves<'a> {
         let mut curves = Self {
             steps: Vec::new(),
             evaluations: Vec::new(),
+            drifts: Vec::new(),
         };
         for line in &run.lines {
             match line {
                 Line::Step(step) => curves.steps.push(step),
                 Line::Evaluation(evaluation) => curves.evaluations.push(evaluation),
+                Line::Drift(drift) => curves.drifts.push(drift),
             }
         }
         curves
@@ -287,7 +290,7 @@ fn charts(curves: &Curves<'_>) -> String {
              <p class=\"meaning\">{about}</p><div class=\"chart\" role=\"img\" aria-label=\"{title} by step\"></div>{table}</article>\n"
         )
     };
-    let cards = [
+    let mut cards = vec![
         card(
             "loss",
             " wide",
@@ -311,6 +314,15 @@ fn charts(curves: &Curves<'_>) -> String {
             "",
         ),
     ];
+    if !curves.drifts.is_empty() {
+        cards.push(card(
+            "drift",
+            " wide",
+            "Drift",
+            turned::ABOUT,
+            &turned::table(&curves.drifts),
+        ));
+    }
     format!(
         "<noscript><p class=\"aside\">Charts need JavaScript; every number is in metrics.jsonl.</p></noscript>\n\
          <section class=\"group\"><h2>Step by step</h2><div class=\"cards\">{}</div></section>\n",
@@ -362,5 +374,5 @@ fn data(curves: &Curves<'_>) -> Value {
         })
         .collect();
     let evaluations: Vec<Value> = curves.evaluations.iter().map(|e| json!([e.step, e.loss])).collect();
-    json!({"together": together, "steps": steps, "evaluations": evaluations})
+    json!({"together": together, "steps": steps, "evaluations": evaluations, "drifts": turned::data(&curves.drifts)})
 }

@@ -8,6 +8,7 @@ mod clock;
 pub mod correlate;
 mod correlation;
 pub(crate) mod describe;
+pub mod drift;
 mod estimate;
 pub mod exit;
 pub mod gradients;

@@ -2,9 +2,9 @@
 
 use crate::{
     Error, Result,
-    checkpoint::Tensor,
+    checkpoint::{LowRank, Tensor},
     metrics::{Change, MatrixChange, Options, WeightPair, measure_matrix},
-    model::BlockTensors,
+    model::{BlockTensors, LinearTensors},
     progress::Progress,
 };
 use rayon::prelude::*;
@@ -36,67 +36,84 @@ pub(super) fn block_changes(
 }
 
 /// A tensor with the adapter that changes it.
-struct Parameter<'a> {
-    tensor: &'a Tensor,
-    delta: Option<&'a crate::checkpoint::LowRank>,
+pub(super) struct Parameter<'a> {
+    pub tensor: &'a Tensor,
+    pub delta: Option<&'a LowRank>,
+}
+
+/// The seven matrices of a block.
+pub(super) fn matrices<'a>(block: &'a BlockTensors<'_>) -> Vec<Parameter<'a>> {
+    block.linears.iter().map(weight).collect()
+}
+
+fn weight<'a>(linear: &'a LinearTensors<'_>) -> Parameter<'a> {
+    Parameter {
+        tensor: &linear.weight,
+        delta: linear.delta.as_deref(),
+    }
 }
 
 fn parameters<'a>(block: &'a BlockTensors<'_>) -> Vec<Parameter<'a>> {
-    let linears = block.linears.iter().flat_map(|linear| {
-        let weight = Parameter {
-            tensor: &linear.weight,
-            delta: linear.delta.as_deref(),
-        };
-        let bias = linear.bias.as_ref().map(|tensor| Parameter { tensor, delta: None });
-        std::iter::once(weight).chain(bias)
-    });
-    linears
-        .chain(block.norms.iter().map(|tensor| Parameter { tensor, delta: None }))
-        .collect()
+    let vector = |tensor| Parameter { tensor, delta: None };
+    let linears = block
+        .linears
+        .iter()
+        .flat_map(|linear| std::iter::once(weight(linear)).chain(linear.bias.as_ref().map(vector)));
+    linears.chain(block.norms.iter().map(vector)).collect()
 }
 
 fn parameter_change(before: &Parameter<'_>, after: &Parameter<'_>, options: &Options) -> MatrixChange {
+    with_pair(before, after, |pair| measure_matrix(pair, options))
+}
+
+/// Hands what a variant did to a parameter to `measure`, described in the cheapest way.
+pub(super) fn with_pair<T>(
+    before: &Parameter<'_>,
+    after: &Parameter<'_>,
+    measure: impl FnOnce(&WeightPair<'_>) -> T,
+) -> T {
     let shape = match *before.tensor.shape.as_slice() {
         [rows, cols] => [rows, cols],
         _ => [1, before.tensor.len()],
     };
-    let reference = effective(before);
+    let reference = effective(before, shape);
     let same_stored = before.tensor.same_values(after.tensor);
     let merged; // the variant's own values, where they cannot be described more cheaply
     let change = match (before.delta, after.delta) {
         (before, after) if same_stored && before == after => Change::None,
-        (None, Some(pair)) if same_stored => Change::LowRank {
-            b: &pair.b,
-            a: &pair.a,
-            scale: pair.scale,
-        },
+        (None, Some(pair)) if same_stored => low_rank(pair),
         _ => {
-            merged = effective(after);
+            merged = effective(after, shape);
             Change::Dense { after: &merged }
         }
     };
-    measure_matrix(
-        &WeightPair {
-            name: &before.tensor.name,
-            shape,
-            before: &reference,
-            change,
-        },
-        options,
-    )
+    measure(&WeightPair {
+        name: &before.tensor.name,
+        shape,
+        before: &reference,
+        change,
+    })
+}
+
+fn low_rank(pair: &LowRank) -> Change<'_> {
+    Change::LowRank {
+        b: &pair.b,
+        a: &pair.a,
+        scale: pair.scale,
+    }
 }
 
 /// Stored values with the adapter merged in, row-major f32.
-fn effective(parameter: &Parameter<'_>) -> Vec<f32> {
-    let mut values = parameter.tensor.to_f32();
-    if let Some(pair) = parameter.delta {
-        let cols = pair.a.len() / pair.rank;
-        for (row, b) in values.chunks_exact_mut(cols).zip(pair.b.chunks_exact(pair.rank)) {
-            for (a, &b) in pair.a.chunks_exact(cols).zip(b) {
-                let factor = pair.scale * b;
-                row.iter_mut().zip(a).for_each(|(value, &a)| *value += factor * a);
-            }
-        }
-    }
-    values
+fn effective(parameter: &Parameter<'_>, shape: [usize; 2]) -> Vec<f32> {
+    let stored = parameter.tensor.to_f32();
+    let Some(pair) = parameter.delta else {
+        return stored;
+    };
+    let pair = WeightPair {
+        name: &parameter.tensor.name,
+        shape,
+        before: &stored,
+        change: low_rank(pair),
+    };
+    pair.after().into_owned()
 }

@@ -5,8 +5,8 @@
 //! depends on it and the stepper's state alone, and so a run that goes on from a checkpoint does what it would have done.
 
 use super::{
-    Checkpoints, Ending, Evaluation, Item, LossSum, Observer, Outlook, Schedule, StepInfo, StepMetrics, Stepper,
-    Timeline, restore,
+    Checkpoints, DriftMetrics, Drifted, Ending, Evaluation, Item, LossSum, Observer, Outlook, Schedule, StepInfo,
+    StepMetrics, Stepper, Timeline, restore,
 };
 use crate::{Error, Result, run::private_rss_bytes};
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,9 @@ pub struct Position {
     pub without_improvement: usize,
     /// The step after which was evaluated last.
     pub evaluated: Option<u64>,
+    /// The step after which drift was measured last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drifted: Option<u64>,
     /// Tokens of all steps.
     pub tokens: u64,
     /// Wall-clock time of all steps; that of steps that were lost is not in it.
@@ -51,6 +54,14 @@ pub struct Habits {
     pub keep_best: bool,
 }
 
+/// Looks now and then at how far the run has come from its start; the run itself does not notice.
+pub struct DriftHabit<'a> {
+    /// Steps between measurements; after the last step it is measured in any case.
+    pub every: u64,
+    /// Measures the stepper as it is.
+    pub measure: &'a dyn Fn(&mut dyn Stepper) -> Result<Drifted>,
+}
+
 /// A run, ready to go.
 pub struct Fit<'a> {
     /// What is trained.
@@ -65,6 +76,8 @@ pub struct Fit<'a> {
     pub schedule: Schedule,
     /// Evaluations and checkpoints.
     pub habits: Habits,
+    /// Measuring of drift, if it is wanted.
+    pub drift: Option<DriftHabit<'a>>,
     /// Where checkpoints go.
     pub checkpoints: &'a Checkpoints,
     /// Who is told.
@@ -90,7 +103,7 @@ impl Fit<'_> {
         self.tell(|observer| observer.begin(&outlook))?;
         let mut step_seconds = (position.step > 0).then(|| position.seconds / position.step as f64);
         let mut saved = (position.step > 0).then_some(position.step);
-        let ending = loop {
+        let mut ending = loop {
             if self.evaluation_is_due(&position) && !self.evaluate(&mut position, &mut saved)? {
                 break Ending::Interrupted;
             }
@@ -104,6 +117,11 @@ impl Fit<'_> {
             if position.step == self.timeline.steps() {
                 break Ending::Finished;
             }
+            let every = self.drift.as_ref().map(|drift| drift.every);
+            let due = position.step > 0 && every.is_some_and(|every| position.step.is_multiple_of(every));
+            if due && !self.measure_drift(&mut position)? {
+                break Ending::Interrupted;
+            }
             if position.step > 0 && position.step.is_multiple_of(self.habits.save_every) {
                 self.save(&position, &mut saved)?;
             }
@@ -111,6 +129,9 @@ impl Fit<'_> {
                 break Ending::Interrupted;
             }
         };
+        if ending != Ending::Interrupted && !self.measure_drift(&mut position)? {
+            ending = Ending::Interrupted;
+        }
         self.save(&position, &mut saved)?;
         if let Some(best) = position
             .best
@@ -173,6 +194,29 @@ impl Fit<'_> {
             *saved = None; // one may have been written before the evaluation
             self.save(position, saved)?;
         }
+        Ok(true)
+    }
+
+    /// Measures drift, unless it is measured at this very step. False if it was interrupted; it is then measured when the run
+    /// goes on.
+    fn measure_drift(&mut self, position: &mut Position) -> Result<bool> {
+        let Some(drift) = self.drift.as_ref().filter(|_| position.drifted != Some(position.step)) else {
+            return Ok(true);
+        };
+        let start = Instant::now();
+        let (matrices, cka) = match (drift.measure)(self.stepper) {
+            Err(Error::Interrupted) => return Ok(false),
+            measured => measured?,
+        };
+        position.drifted = Some(position.step);
+        let metrics = DriftMetrics {
+            step: position.step,
+            epoch: self.timeline.epochs_after(position.step),
+            matrices,
+            cka,
+            seconds: start.elapsed().as_secs_f64(),
+        };
+        self.tell(|observer| observer.drift(&metrics))?;
         Ok(true)
     }
 

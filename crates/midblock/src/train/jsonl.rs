@@ -1,10 +1,10 @@
-//! `metrics.jsonl`: one line for each step and each evaluation, in order.
+//! `metrics.jsonl`: one line for each step, each evaluation and each measurement of drift, in order.
 //!
-//! A line is an object with `event` (`step` or `evaluation`) and the fields of [`StepMetrics`] or [`Evaluation`]. Each line is
+//! A line is an object with `event` (`step`, `evaluation` or `drift`) and the fields of [`StepMetrics`], [`Evaluation`] or [`DriftMetrics`]. Each line is
 //! handed to the system as soon as it is known and is on disk before a checkpoint of its step is: a run that goes on cuts the
 //! file at its checkpoint and then writes what an uninterrupted run would have written, except for times.
 
-use super::{Evaluation, Observer, Position, StepMetrics};
+use super::{DriftMetrics, Evaluation, Observer, Position, StepMetrics};
 use crate::{Error, Result, atomic::write_atomic};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -21,6 +21,8 @@ pub enum Line {
     Step(StepMetrics),
     /// An evaluation.
     Evaluation(Evaluation),
+    /// A measurement of drift.
+    Drift(DriftMetrics),
 }
 
 impl Line {
@@ -29,6 +31,7 @@ impl Line {
         match self {
             Self::Step(metrics) => metrics.step <= position.step,
             Self::Evaluation(evaluation) => position.evaluated.is_some_and(|step| evaluation.step <= step),
+            Self::Drift(drift) => position.drifted.is_some_and(|step| drift.step <= step),
         }
     }
 }
@@ -94,6 +97,10 @@ impl Observer for JsonLines {
 
     fn evaluation(&mut self, evaluation: &Evaluation) -> Result<()> {
         self.append(&Line::Evaluation(evaluation.clone()))
+    }
+
+    fn drift(&mut self, metrics: &DriftMetrics) -> Result<()> {
+        self.append(&Line::Drift(metrics.clone()))
     }
 
     fn saving(&mut self, _: u64) -> Result<()> {

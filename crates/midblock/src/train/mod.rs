@@ -2,6 +2,7 @@
 
 mod batch;
 mod checkpoints;
+mod drift;
 mod estimate;
 mod experiment;
 mod fit;
@@ -15,6 +16,7 @@ mod optimizer;
 mod schedule;
 mod state;
 mod state_cache;
+mod states;
 mod step;
 mod stepper;
 mod tensorboard;
@@ -25,10 +27,11 @@ mod untrained;
 pub use batch::Item;
 pub(crate) use checkpoints::is_free;
 pub use checkpoints::{Checkpoints, Identity, Saved, restore};
+pub use drift::{DriftMeter, DriftMetrics, Drifted};
 pub use estimate::{Estimate, product_rate};
 pub(crate) use experiment::planned;
 pub use experiment::{DataCount, Experiment, Purpose};
-pub use fit::{Best, Fit, Habits, Position};
+pub use fit::{Best, DriftHabit, Fit, Habits, Position};
 pub(crate) use folder::RESOLVED_TOML;
 pub use folder::{TrainedBlock, Training, TrainingFolder, TrainingInfo, TrainingRun};
 pub use gradient_probe::gradient_norms;

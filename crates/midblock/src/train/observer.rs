@@ -1,5 +1,6 @@
 //! What a run tells while it trains. Files and views are observers; the loop knows none of them.
 
+use super::DriftMetrics;
 use crate::Result;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -94,6 +95,11 @@ pub trait Observer {
 
     /// An evaluation is done.
     fn evaluation(&mut self, evaluation: &Evaluation) -> Result<()> {
+        Ok(())
+    }
+
+    /// Drift is measured.
+    fn drift(&mut self, metrics: &DriftMetrics) -> Result<()> {
         Ok(())
     }
 

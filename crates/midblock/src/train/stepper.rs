@@ -24,6 +24,9 @@ pub trait Stepper {
     /// Those of the computation.
     fn evaluate(&mut self, items: &[Item<'_>]) -> Result<LossSum>;
 
+    /// The mean state of each sequence after each layer, L + 1 times (N, D), without dropout; nothing moves.
+    fn pooled_states(&mut self, items: &[Item<'_>]) -> Vec<Vec<f64>>;
+
     /// Everything that must survive a restart, with shapes: parameters and the optimiser's moments.
     fn tensors(&self) -> Vec<(String, Vec<usize>)>;
 
@@ -45,6 +48,10 @@ impl<B: Backend> Stepper for Trainer<'_, B> {
 
     fn evaluate(&mut self, items: &[Item<'_>]) -> Result<LossSum> {
         self.evaluate(items)
+    }
+
+    fn pooled_states(&mut self, items: &[Item<'_>]) -> Vec<Vec<f64>> {
+        Trainer::pooled_states(self, items)
     }
 
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {

@@ -7,7 +7,7 @@
 //! `START` at its step: TensorBoard then drops what earlier files hold from that step on. Source: tensorboard's `event.proto`
 //! and `summary.proto`, tensorflow's `record_writer.h`.
 
-use super::{Evaluation, Observer, Outlook, StepMetrics};
+use super::{DriftMetrics, Evaluation, Observer, Outlook, StepMetrics};
 use crate::{Error, Result};
 use std::{
     fs::{self, File},
@@ -88,6 +88,25 @@ impl Observer for TensorBoard {
 
     fn evaluation(&mut self, evaluation: &Evaluation) -> Result<()> {
         self.scalars(evaluation.step, &[("eval/loss", evaluation.loss)])
+    }
+
+    fn drift(&mut self, metrics: &DriftMetrics) -> Result<()> {
+        let summary = metrics.summary();
+        let values = [
+            ("drift/rotation", summary.map(|summary| summary.rotation)),
+            ("drift/largest_angle_deg", summary.map(|summary| summary.largest_deg)),
+            (
+                "drift/relative_change",
+                summary.and_then(|summary| summary.relative_change),
+            ),
+            ("drift/share_inside", summary.and_then(|summary| summary.share_inside)),
+            ("drift/mean_cka", metrics.mean_cka()),
+        ];
+        let defined: Vec<_> = values
+            .iter()
+            .filter_map(|(tag, value)| Some((*tag, (*value)?)))
+            .collect();
+        self.scalars(metrics.step, &defined)
     }
 }
 

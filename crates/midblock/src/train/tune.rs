@@ -1,8 +1,8 @@
 //! An experiment from its first step to its report, in a folder; or on from where it was.
 
 use super::{
-    Checkpoints, Ending, Experiment, Fit, Habits, JsonLines, Line, Observer, Position, TensorBoard, Timeline,
-    TrainedBlock, Trainer, Training, TrainingFolder, TrainingInfo, TrainingRun,
+    Checkpoints, DriftHabit, DriftMeter, Ending, Experiment, Fit, Habits, JsonLines, Line, Observer, Position, Stepper,
+    TensorBoard, Timeline, TrainedBlock, Trainer, Training, TrainingFolder, TrainingInfo, TrainingRun,
     folder::{ADAPTER, CHECKPOINTS, METRICS_JSONL, MODEL, RESOLVED_TOML, SELECTION_JSON, TENSORBOARD},
     restore,
 };
@@ -14,6 +14,7 @@ use crate::{
     progress::Progress,
     report,
     run::{self, Machine, ModelInfo, Phase, REPORT_HTML, RunInfo, Seed, write_bytes},
+    singular::SingularCache,
     study::describe,
 };
 use midblock_kernels::Backend;
@@ -60,6 +61,9 @@ pub fn tune<B: Backend>(
     let timeline = experiment.timeline();
     let options = experiment.step_options(&timeline, &std::env::temp_dir());
     let mut trainer = Trainer::new(backend, &experiment.checkpoint, &experiment.plan, options)?;
+    // before the state of an earlier process comes in: its states are those of the start
+    let every = experiment.config.train.drift.every;
+    let meter = every.map(|_| DriftMeter::new(experiment, &mut trainer, SingularCache::of_user(), progress));
     if let Some(newest) = &newest {
         restore(newest, &mut trainer)?;
     }
@@ -78,6 +82,7 @@ pub fn tune<B: Backend>(
             .iter_mut()
             .map(|observer| &mut **observer as &mut dyn Observer),
     );
+    let measure = (meter.as_ref()).map(|meter| |stepper: &mut dyn Stepper| meter.measure(stepper));
     let prepared = start.elapsed();
     let (position, ending) = Fit {
         stepper: &mut trainer,
@@ -86,6 +91,9 @@ pub fn tune<B: Backend>(
         schedule: experiment.schedule(timeline.steps()),
         timeline,
         habits: habits(experiment),
+        drift: every
+            .zip(measure.as_ref())
+            .map(|(every, measure)| DriftHabit { every, measure }),
         checkpoints: &checkpoints,
         observers: &mut all,
         stop: &|| progress.cancelled(),
@@ -264,11 +272,12 @@ fn finish(
     prepared: Duration,
 ) -> Result<TrainingRun> {
     let lines = super::read_lines(&folder.path(METRICS_JSONL))?;
-    let (mut evaluations, mut peak) = (0.0, None);
+    let (mut evaluations, mut drift, mut peak) = (0.0, 0.0, None);
     for line in &lines {
         match line {
             Line::Step(step) => peak = peak.max(step.private_bytes),
             Line::Evaluation(evaluation) => evaluations += evaluation.seconds,
+            Line::Drift(measured) => drift += measured.seconds,
         }
     }
     let phase = |phase: &str, seconds| Phase {
@@ -280,6 +289,9 @@ fn finish(
         phase("train", position.seconds),
         phase("evaluate", evaluations),
     ];
+    if drift > 0.0 {
+        info.run.timings.push(phase("measure drift", drift));
+    }
     info.run.peak_private_bytes = peak;
     info.training.position = Some(position);
     info.training.ending = Some(ending);

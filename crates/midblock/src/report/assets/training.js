@@ -36,6 +36,10 @@
     },
     lr: () => [line("learning rate", column(LR), css("--s3"))],
     gradient: () => [line("gradient norm", column(GRADIENT), css("--s4"))],
+    drift: () => ["rotation of singular subspaces", "share of the change inside", "1 − CKA"].map((name, index) => {
+      const points = data.drifts.filter((drift) => drift[index + 1] !== null).map((drift) => [drift[STEP], drift[index + 1]]);
+      return { ...line(name, points, css(`--s${index + 1}`)), showSymbol: true, symbolSize: 6 };
+    }),
     speed: () => [line("all tokens", column(SPEED), css("--s0")), line("tokens in the loss", column(TRAINED_SPEED), css("--s1"))],
   };
 

@@ -3,6 +3,7 @@
 pub mod alphas;
 pub mod correlate;
 mod curve;
+pub mod drift;
 pub mod exit;
 pub mod gradients;
 pub mod lens;

@@ -8,7 +8,7 @@ use crate::{
     config::{self, Adapt, Config, Data, DataSource, File, Model, Objective, Output, Override, Problem, Select, Train},
     eval::EvalConfig,
     study::{
-        BASE, Variant, alphas::AlphasOptions, correlate::CorrelateOptions, exit::ExitOptions,
+        BASE, Variant, alphas::AlphasOptions, correlate::CorrelateOptions, drift::DriftOptions, exit::ExitOptions,
         gradients::GradientsOptions, lens::LensOptions, locate::LocateOptions, seeds::SeedsOptions,
         selective::SelectiveOptions, steer::SteerOptions, swap::SwapOptions,
     },
@@ -67,6 +67,8 @@ pub struct Study {
     pub alphas: AlphasOptions,
     /// Steering.
     pub steer: SteerOptions,
+    /// Turned subspaces.
+    pub drift: DriftOptions,
     /// Gradients and updates.
     pub gradients: GradientsOptions,
     /// Several draws of samples.
@@ -93,6 +95,7 @@ impl Default for Study {
             swap: SwapOptions::default(),
             alphas: AlphasOptions::default(),
             steer: SteerOptions::default(),
+            drift: DriftOptions::default(),
             gradients: GradientsOptions::default(),
             seeds: SeedsOptions::default(),
             correlate: CorrelateOptions::default(),

@@ -18,6 +18,8 @@ pub enum Kind {
     Alphas,
     /// The difference of two models added to the residual stream.
     Steer,
+    /// How far the singular subspaces of the weights, and the states, have turned.
+    Drift,
     /// Gradients and updates of each block over optimiser steps.
     Gradients,
     /// Metrics over several draws of samples.
@@ -32,12 +34,13 @@ pub enum Kind {
 
 impl Kind {
     /// All, in the order in which they run and are reported.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Exit,
         Self::Lens,
         Self::Swap,
         Self::Alphas,
         Self::Steer,
+        Self::Drift,
         Self::Gradients,
         Self::Seeds,
         Self::Correlate,
@@ -53,6 +56,7 @@ impl Kind {
             Self::Swap => "swap",
             Self::Alphas => "alphas",
             Self::Steer => "steer",
+            Self::Drift => "drift",
             Self::Gradients => "gradients",
             Self::Seeds => "seeds",
             Self::Correlate => "correlate",
@@ -63,7 +67,7 @@ impl Kind {
 
     /// Whether it compares variants with the base, and so needs one.
     pub fn needs_variant(self) -> bool {
-        matches!(self, Self::Swap | Self::Alphas | Self::Steer)
+        matches!(self, Self::Swap | Self::Alphas | Self::Steer | Self::Drift)
     }
 
     /// Whether it trains, and so needs data to train on besides the measured.

@@ -7,6 +7,7 @@ use crate::{
     study::{
         alphas::{Alphas, alphas},
         correlate::{Correlate, correlate},
+        drift::{Drift, drift},
         exit::{Exit, exit},
         gradients::{Gradients, gradients},
         lens::{Lens, lens},
@@ -31,6 +32,7 @@ pub struct Results {
     pub swap: Option<Swap>,
     pub alphas: Option<Alphas>,
     pub steer: Option<Steer>,
+    pub drift: Option<Drift>,
     pub gradients: Option<Gradients>,
     pub seeds: Option<Seeds>,
     pub correlate: Option<Correlate>,
@@ -51,6 +53,7 @@ impl Results {
             Kind::Swap => self.swap = Some(swap(subject, &options.swap, cells)?),
             Kind::Alphas => self.alphas = Some(alphas(subject, &options.alphas, cells)?),
             Kind::Steer => self.steer = Some(steer(subject, &options.steer, cells)?),
+            Kind::Drift => self.drift = Some(drift(subject, &options.drift, cells)?),
             Kind::Gradients => self.gradients = Some(gradients(subject, &options.gradients, cells)?),
             Kind::Seeds => self.seeds = Some(seeds(subject, &options.seeds, cells)?),
             Kind::Correlate => self.correlate = Some(correlate(subject, &options.correlate, cells)?),
@@ -68,6 +71,7 @@ impl Results {
             Kind::Swap => self.swap.as_ref().map(Swap::records),
             Kind::Alphas => self.alphas.as_ref().map(Alphas::records),
             Kind::Steer => self.steer.as_ref().map(Steer::records),
+            Kind::Drift => self.drift.as_ref().map(Drift::records),
             Kind::Gradients => self.gradients.as_ref().map(Gradients::records),
             Kind::Seeds => self.seeds.as_ref().map(Seeds::records),
             Kind::Correlate => self.correlate.as_ref().map(Correlate::records),
@@ -84,6 +88,7 @@ impl Results {
             Kind::Swap => self.swap.as_ref().map(|found| page::swap::section(found, blocks)),
             Kind::Alphas => self.alphas.as_ref().map(|found| page::alphas::section(found, blocks)),
             Kind::Steer => self.steer.as_ref().map(|found| page::steer::section(found, blocks)),
+            Kind::Drift => self.drift.as_ref().map(|found| page::drift::section(found, blocks)),
             Kind::Gradients => self
                 .gradients
                 .as_ref()

@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     config::Config,
     tokens::{Grouping, Order, TrainingSample},
-    train::{Batching, Identity, JsonLines, Length, Line, Shape, StepReport, read_lines},
+    train::{Batching, DriftHabit, DriftMetrics, Identity, JsonLines, Length, Line, Shape, StepReport, read_lines},
 };
 use proptest::prelude::*;
 use std::{cell::Cell, fs, path::Path};
@@ -89,6 +89,10 @@ impl Stepper for Parabola {
         Ok(self.nats(items))
     }
 
+    fn pooled_states(&mut self, _: &[Item<'_>]) -> Vec<Vec<f64>> {
+        Vec::new()
+    }
+
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         vec![("w".into(), vec![1]), ("moments".into(), vec![2])]
     }
@@ -120,6 +124,8 @@ struct Bed {
     accumulation: usize,
     breaks_at: Option<u64>,
     keep: usize,
+    /// Steps between measurements of drift.
+    drift: Option<u64>,
 }
 
 impl Bed {
@@ -143,6 +149,7 @@ impl Bed {
             accumulation: 2,
             breaks_at: None,
             keep: 2,
+            drift: Some(5),
         }
     }
 
@@ -204,6 +211,10 @@ impl Bed {
             min_ratio: 0.0,
         };
         let eval = [items[..3].to_vec(), items[3..5].to_vec()];
+        let measure = |stepper: &mut dyn Stepper| match stop() {
+            true => Err(Error::Interrupted),
+            false => Ok((Vec::new(), vec![Some(f64::from(stepper.read("w")[0]))])),
+        };
         let (position, ending) = Fit {
             stepper: &mut stepper,
             train: &items,
@@ -211,6 +222,10 @@ impl Bed {
             timeline,
             schedule,
             habits: self.habits,
+            drift: self.drift.map(|every| DriftHabit {
+                every,
+                measure: &measure,
+            }),
             checkpoints: &checkpoints,
             observers: &mut [&mut lines, &mut killer],
             stop,
@@ -233,6 +248,7 @@ impl Bed {
                     (step.seconds_left, step.private_bytes) = (0.0, None);
                 }
                 Line::Evaluation(evaluation) => evaluation.seconds = 0.0,
+                Line::Drift(drift) => drift.seconds = 0.0,
             }
         }
         lines
@@ -272,6 +288,10 @@ impl Observer for Fuse<'_> {
         self.burn()
     }
 
+    fn drift(&mut self, _: &DriftMetrics) -> Result<()> {
+        self.burn()
+    }
+
     fn saving(&mut self, _: u64) -> Result<()> {
         self.burn()
     }
@@ -291,17 +311,40 @@ fn a_run_steps_evaluates_and_saves_when_it_should() {
         .iter()
         .filter_map(|line| match line {
             Line::Evaluation(evaluation) => Some(evaluation.step),
-            Line::Step(_) => None,
+            Line::Step(_) | Line::Drift(_) => None,
         })
         .collect();
     assert_eq!(evaluated, [0, 3, 6, 9, 12]);
-    assert_eq!(lines.len(), 12 + 5);
+    let drifted = lines.iter().filter_map(|line| match line {
+        Line::Drift(drift) => Some((drift.step, drift.cka[0])),
+        _ => None,
+    });
+    let drifted: Vec<_> = drifted.collect();
+    assert_eq!(drifted.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [5, 10, 12]);
+    assert_eq!(drifted[2].1, Some(f64::from(stepper.w)));
+    assert_eq!(lines.len(), 12 + 5 + 3);
     assert_eq!(bed.kept(), ["step-000010", "step-000012"]);
     assert!((stepper.w - 3.0).abs() > 0.1);
     assert_eq!(
         position.tokens,
         4 * bed.samples.iter().map(|s| s.ids.len() as u64).sum::<u64>()
     );
+}
+
+#[test]
+fn drift_is_measured_without_a_trace_in_the_run() {
+    let (watched, blind) = (
+        Bed::new(),
+        Bed {
+            drift: None,
+            ..Bed::new()
+        },
+    );
+    let [watched_w, blind_w] = [&watched, &blind].map(|bed| bed.run_through().0.w.to_bits());
+    assert_eq!(watched_w, blind_w);
+    let mut lines = watched.lines();
+    lines.retain(|line| !matches!(line, Line::Drift(_)));
+    assert_eq!(lines, blind.lines());
 }
 
 #[test]
@@ -318,7 +361,7 @@ fn a_step_is_the_mean_over_all_its_tokens_however_it_is_cut() {
             .iter()
             .filter_map(|line| match line {
                 Line::Step(step) => Some(step.loss),
-                Line::Evaluation(_) => None,
+                Line::Evaluation(_) | Line::Drift(_) => None,
             })
             .collect();
         (steps, losses[0])
@@ -443,6 +486,9 @@ fn a_checkpoint_of_another_selection_is_refused() {
         fn evaluate(&mut self, items: &[Item<'_>]) -> Result<LossSum> {
             self.0.evaluate(items)
         }
+        fn pooled_states(&mut self, _: &[Item<'_>]) -> Vec<Vec<f64>> {
+            Vec::new()
+        }
         fn tensors(&self) -> Vec<(String, Vec<usize>)> {
             self.1.clone()
         }
@@ -476,7 +522,7 @@ fn an_unfinished_line_is_passed_over_and_a_broken_one_named() {
     bed.run_through();
     let text = fs::read_to_string(bed.metrics()).unwrap();
     fs::write(bed.metrics(), &text[..text.len() - 9]).unwrap();
-    assert_eq!(read_lines(&bed.metrics()).unwrap().len(), 16);
+    assert_eq!(read_lines(&bed.metrics()).unwrap().len(), 19);
     fs::write(bed.metrics(), text.replacen("\"loss\"", "\"los\"", 3)).unwrap();
     let message = read_lines(&bed.metrics()).unwrap_err().to_string();
     assert!(message.contains("line 1: missing field `loss`"), "{message}");
