@@ -280,7 +280,8 @@ impl From<&Pretrain> for Tune {
 /// What is done is kept: the same command goes on after an interruption, and other kinds can be added to the folder.
 #[derive(Debug, Args)]
 pub struct Study {
-    /// `all`, or some of exit, lens, swap, alphas, steer, drift, gradients, seeds, correlate, selective, locate, separated by commas
+    /// `all` but tradeoff, or some of exit, lens, swap, alphas, steer, drift, gradients, seeds, correlate, selective, locate, tradeoff,
+    /// separated by commas
     #[arg(value_name = "KINDS")]
     pub kinds: String,
     /// The study, as TOML: an experiment's with [study]; by default that of a study that has begun in --out

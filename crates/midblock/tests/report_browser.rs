@@ -516,3 +516,54 @@ fn a_study_draws_every_panel() {
         "{with_chart}"
     );
 }
+
+/// Two ways of training the embedded base for two steps with two seeds: crosses, points of the seeds, the front and both tables.
+#[test]
+fn a_tradeoff_is_drawn_with_its_crosses_and_front() {
+    let folder = tempfile::tempdir().unwrap();
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("../midblock-cli/assets/quickstart");
+    let path = |name: &str| assets.join(name).display().to_string();
+    let texts = folder.path().join("texts.jsonl");
+    let rows = [
+        "A dog sleeps near the door.",
+        "Rosa walks to the market.",
+        "The moon is over the river.",
+    ];
+    let rows = rows.map(|text| format!("{{\"text\": \"{text}\"}}\n")).concat();
+    fs::write(&texts, rows).unwrap();
+    let text = format!(
+        "model.base = \"{}\"\n[data]\ntrain = \"p={2}\"\nsamples = 20\neval = [\"q={2}\", \"s={1}\"]\n[adapt]\nrank = 2\n[train]\nsteps = 2\n\
+         batch = 2\naccumulation = 1\n[study]\nsamples = 6\n[study.tradeoff]\nid = [\"loss:q\"]\nood = [\"loss:s\"]\nseeds = [1, 2]\n\
+         methods = [{{ name = \"slow\" }}, {{ name = \"fast\", train = {{ lr = 1e-2 }} }}]\n",
+        path("base"),
+        texts.display(),
+        path("data.jsonl"),
+    );
+    let file = StudyFile::parse("study.toml", &text, &[]).unwrap();
+    let dir = folder.path().join("out");
+    let claimed = StudyFolder::claim(&dir, &file).unwrap();
+    let hub = HubOptions::from_env();
+    let means = Means {
+        backend: &midblock_kernels::Cpu::new(),
+        examiner: None,
+        hub: &hub,
+        on_transfer: &|_| {},
+        progress: &Silent,
+    };
+    let found = study(&means, &file, &[Kind::Tradeoff], &claimed, &mut |_, _| {}).unwrap();
+    assert_eq!(found.failures, []);
+    let Some(dom) = dump_dom(&dir.join("report.html"), &[]) else {
+        return;
+    };
+    let root = &tags(&dom, "html", "lang")[0];
+    assert_eq!(root.get("data-midblock-errors"), None, "the page logged errors");
+    assert_eq!(root["data-midblock-charts"], "1");
+    let cards = tags(&dom, "article", "data-panel=");
+    // two zero lines, the front, the origin; of each method a cross, the points of its seeds and its mean
+    assert_eq!(cards[0]["data-lines"], (4 + 3 * 2).to_string());
+    assert_eq!(dom.matches("<table class=\"bands\">").count(), 2);
+    // in the legend and, of a method, beside its mark
+    for (name, times) in [("slow", 2), ("fast", 2), ("Pareto front", 1), ("untrained", 1)] {
+        assert_eq!(dom.matches(&format!(">{name}</text>")).count(), times, "{name}");
+    }
+}

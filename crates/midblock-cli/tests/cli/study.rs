@@ -1,6 +1,6 @@
 //! `midblock study`: the whole battery on small models, what it leaves, how it goes on, what it refuses.
 
-use crate::models::{base, midblock, problems};
+use crate::models::{asset, base, midblock, problems};
 use std::{fs, path::Path};
 use tempfile::TempDir;
 
@@ -166,4 +166,72 @@ fn a_base_alone_is_enough_for_some_kinds_and_others_say_what_they_need() {
         assert!(stderr.contains(part), "{stderr}");
     }
     assert!(!dir.path().join("no").exists());
+}
+
+/// One method by its loss on problems and by a task that the model writes: judged, kept, and not a part of `all`.
+#[test]
+fn a_tradeoff_is_asked_for_by_name_and_goes_on_with_more_methods() {
+    let dir = TempDir::new().unwrap();
+    let (out, questions) = (dir.path().join("out"), dir.path().join("questions.jsonl"));
+    midblock()
+        .args(["corpus", "--kind", "questions", "--rows", "6", "--out"])
+        .arg(&questions)
+        .assert()
+        .success();
+    let task = asset("../../configs/tasks/word-problems.toml");
+    let tasks = format!(
+        "eval.tasks=[{{ task = \"{task}\", data = \"{}\", name = \"words\", samples = 4, max_new = 12 }}]",
+        questions.display()
+    );
+    let tradeoff = |methods: &str| {
+        let mut command = study("tradeoff", None, &out);
+        command.args(["--set", &tasks, "--set", "study.tradeoff.id=[\"loss:q\"]"]);
+        command.args(["--set", "study.tradeoff.ood=[\"words\"]", "--set", "data.samples=8"]);
+        command.args([
+            "--set",
+            "train.steps=2",
+            "--set",
+            "train.accumulation=1",
+            "--set",
+            "train.batch=2",
+        ]);
+        command.arg("--set").arg(format!("study.tradeoff.methods=[{methods}]"));
+        command
+    };
+    tradeoff("{ name = \"slow\" }").assert().success();
+    let first = fs::read_to_string(out.join("tradeoff.csv")).unwrap();
+    let lines = |table: &str, start: &str| table.lines().filter(|line| line.starts_with(start)).count();
+    for start in [
+        "base,,untrained,,loss:q,",
+        "base,,untrained,,words_accuracy,",
+        "slow,base,,,id_gain,",
+        "slow,base,,,ood_loss,",
+    ] {
+        assert_eq!(lines(&first, start), 1, "{start} in {first}");
+    }
+    let slow = fs::metadata(out.join("cells/tradeoff-slow-s1/DONE"))
+        .unwrap()
+        .modified()
+        .unwrap();
+    tradeoff("{ name = \"slow\" }, { name = \"fast\", train.lr = 1e-2 }")
+        .assert()
+        .success();
+    let both = fs::read_to_string(out.join("tradeoff.csv")).unwrap();
+    assert!(
+        both.starts_with(first.trim_end().rsplit_once("slow,").unwrap().0)
+            && lines(&both, "slow,fast,,,id_gain_difference,") == 1
+    );
+    assert_eq!(
+        slow,
+        fs::metadata(out.join("cells/tradeoff-slow-s1/DONE"))
+            .unwrap()
+            .modified()
+            .unwrap()
+    );
+    let assert = study("tradeoff", None, &dir.path().join("no")).assert().code(2);
+    let stderr = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+    assert!(
+        stderr.contains("study.tradeoff.id") && stderr.contains("loss:q"),
+        "{stderr}"
+    );
 }

@@ -73,7 +73,7 @@ impl Config {
     /// [`Error::Io`] if the file cannot be read, [`Error::Config`] with everything that is wrong.
     pub fn load(file: Option<&Path>, overrides: &[Override]) -> Result<Self> {
         let file = file.map(File::read).transpose()?.unwrap_or_default();
-        Self::from_parts(&file, overrides).map_err(|problems| Error::Config { problems })
+        Self::from_parts(file, overrides).map_err(|problems| Error::Config { problems })
     }
 
     /// Like [`load`](Self::load), from the text of a file that is called `name` in errors.
@@ -85,18 +85,25 @@ impl Config {
             name: name.into(),
             text: text.into(),
         };
-        Self::from_parts(&file, overrides).map_err(|problems| Error::Config { problems })
+        Self::from_parts(file, overrides).map_err(|problems| Error::Config { problems })
     }
 
-    fn from_parts(file: &File, overrides: &[Override]) -> Result<Self, Vec<Problem>> {
-        let (config, _) = read(file, overrides)?;
-        check::check(config, &|key| origin(file, overrides, key))
+    fn from_parts(file: File, overrides: &[Override]) -> Result<Self, Vec<Problem>> {
+        let (config, given) = Given::read(file, overrides)?;
+        check::check(config, &|key| given.origin(key))
     }
 
     /// Checks what was put together in another way than from a file and fills in every default; `origin` says where a key was
     /// given.
     pub(crate) fn resolve(self, origin: &dyn Fn(&str) -> Option<String>) -> Result<Self, Vec<Problem>> {
         check::check(self, origin)
+    }
+
+    /// The configuration with values in place of its own; see [`load`](Self::load) for keys that exclude each other.
+    pub(crate) fn with(&self, values: &[Override]) -> Result<Self, Vec<Problem>> {
+        let mut table =
+            toml::Table::try_from(self).expect("invariant: every table of the schema can be written as TOML");
+        overrides::apply(&mut table, values)
     }
 
     /// The configuration as TOML; of a resolved one, everything it depends on is there.
@@ -110,16 +117,45 @@ impl Config {
     }
 }
 
-/// Reads a file with overrides as the schema `T`, of which [`Config`]'s tables are a part; besides, both as one table.
-pub(crate) fn read<T: DeserializeOwned>(file: &File, overrides: &[Override]) -> Result<(T, toml::Table), Vec<Problem>> {
-    let mut table = file.parse::<T>().map_err(|problem| vec![problem])?;
-    Ok((overrides::apply(&mut table, overrides)?, table))
+/// What a user gave: a file with overrides, without defaults.
+#[derive(Clone)]
+pub(crate) struct Given {
+    file: File,
+    overrides: Vec<Override>,
+    table: toml::Table,
 }
 
-/// Where a key was given, if it was.
-pub(crate) fn origin(file: &File, overrides: &[Override], key: &str) -> Option<String> {
-    let overriding = overrides.iter().rev().find(|o| o.key == key);
-    overriding.map(|o| o.origin.clone()).or_else(|| file.origin_of(key))
+impl Given {
+    /// Reads a file with overrides as the schema `T`, of which [`Config`]'s tables are a part.
+    pub fn read<T: DeserializeOwned>(file: File, overrides: &[Override]) -> Result<(T, Self), Vec<Problem>> {
+        let mut table = file.parse::<T>().map_err(|problem| vec![problem])?;
+        let config = overrides::apply(&mut table, overrides)?;
+        let overrides = overrides.to_vec();
+        Ok((config, Self { file, overrides, table }))
+    }
+
+    /// Where a key was given, if it was.
+    pub fn origin(&self, key: &str) -> Option<String> {
+        let overriding = self.overrides.iter().rev().find(|o| o.key == key);
+        overriding
+            .map(|o| o.origin.clone())
+            .or_else(|| self.file.origin_of(key))
+    }
+
+    /// What is wrong with a key, with its origin.
+    pub fn problem(&self, key: &str, problem: impl Into<String>, help: &str) -> Problem {
+        Problem {
+            origin: self.origin(key).unwrap_or_default(),
+            key: key.into(),
+            problem: problem.into(),
+            help: help.into(),
+        }
+    }
+
+    /// File and overrides as one file.
+    pub fn to_toml(&self) -> String {
+        self.table.to_string()
+    }
 }
 
 /// Dotted keys of a schema whose values differ, with both values as TOML; "–" where one has none.

@@ -221,7 +221,7 @@ impl Asking<'_> {
                 });
                 continue;
             }
-            let mut samples = Selection::new(self.config.samples.unwrap_or(usize::MAX), self.config.seed);
+            let mut samples = Selection::new(prepared.samples.unwrap_or(usize::MAX), self.config.seed);
             for (index, question) in questions.into_iter().enumerate() {
                 let text = self.prompter.tokenizer.decode(&question.continuations[0])?;
                 samples.offer(Piece {

@@ -83,12 +83,17 @@ impl EvalConfig {
                 help: help.into(),
             })
         };
-        for (what, value) in [
+        let own = self
+            .tasks
+            .iter()
+            .flat_map(|task| [("samples", task.samples), ("max_new", task.max_new)]);
+        let common = [
             ("samples", self.samples),
             ("repeats", Some(self.repeats)),
             ("batch", Some(self.batch)),
             ("max_new", self.max_new),
-        ] {
+        ];
+        for (what, value) in common.into_iter().chain(own) {
             if value == Some(0) {
                 return refuse(what, "0".into(), "nothing would be done", "give at least 1");
             }
@@ -193,6 +198,15 @@ pub struct TaskSpec {
     /// How results call it; by default the task's name, or that of its file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// In place of the evaluation's `method`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
+    /// In place of the evaluation's `samples`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub samples: Option<usize>,
+    /// In place of the evaluation's `max_new`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_new: Option<usize>,
 }
 
 impl FromStr for TaskSpec {
@@ -227,6 +241,9 @@ impl<'de> Deserialize<'de> for TaskSpec {
             data: Option<String>,
             examples: Option<String>,
             name: Option<String>,
+            method: Option<Method>,
+            samples: Option<usize>,
+            max_new: Option<usize>,
         }
         struct Visitor;
         impl<'de> de::Visitor<'de> for Visitor {
@@ -246,12 +263,18 @@ impl<'de> Deserialize<'de> for TaskSpec {
                     data,
                     examples,
                     name,
+                    method,
+                    samples,
+                    max_new,
                 } = Table::deserialize(de::value::MapAccessDeserializer::new(map))?;
                 Ok(TaskSpec {
                     task,
                     data,
                     examples,
                     name,
+                    method,
+                    samples,
+                    max_new,
                 })
             }
         }

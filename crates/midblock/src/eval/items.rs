@@ -27,6 +27,8 @@ pub(super) struct Prepared {
     pub shape: Shape,
     pub items: Vec<Item>,
     pub examples: Vec<Example>,
+    /// Items that were asked for, or pieces of a joined text; all if not given.
+    pub samples: Option<usize>,
     pub counts: Counts,
     pub source: String,
     pub files: Vec<FileHash>,
@@ -81,6 +83,7 @@ impl Prepared {
             shape,
             items,
             examples,
+            samples,
             counts,
             source,
             files: hashes,
@@ -91,7 +94,7 @@ impl Prepared {
 /// The task with what the configuration changes, and how many items are asked for.
 fn adjusted(spec: &TaskSpec, config: &EvalConfig) -> Result<(String, Task, Option<usize>)> {
     let (name, mut task) = spec.resolve()?;
-    let mut samples = config.samples;
+    let mut samples = spec.samples.or(config.samples);
     if config.protocol == Protocol::Paper {
         let number = task.paper.as_ref().and_then(|paper| paper.samples);
         samples = samples.or(number);
@@ -101,7 +104,7 @@ fn adjusted(spec: &TaskSpec, config: &EvalConfig) -> Result<(String, Task, Optio
             .for_paper()
             .ok_or_else(|| refuse(&name, "--protocol paper", problem, help))?;
     }
-    if let Some(method) = config.method {
+    if let Some(method) = spec.method.or(config.method) {
         let possible = |task: &Task| match method {
             Method::Perplexity => task.item.text.is_some(),
             Method::Letters | Method::Choices => task.item.choices.is_some(),
@@ -109,12 +112,12 @@ fn adjusted(spec: &TaskSpec, config: &EvalConfig) -> Result<(String, Task, Optio
         };
         if !possible(&task) {
             let problem = format!("its method is `{}`", task.method.name());
-            return Err(refuse(&name, &format!("--method {}", method.name()), problem, ""));
+            return Err(refuse(&name, &format!("method = {}", method.name()), problem, ""));
         }
         task.method = method;
     }
     task.few_shot.count = config.few_shot.unwrap_or(task.few_shot.count);
-    task.generation.max_new = config.max_new.unwrap_or(task.generation.max_new);
+    task.generation.max_new = spec.max_new.or(config.max_new).unwrap_or(task.generation.max_new);
     if task.runs_programs() && !config.run_programs {
         let problem = "it would run programs that the model writes".to_owned();
         let help = "pass --run-programs to let it, with limits on time and memory but no other protection; \

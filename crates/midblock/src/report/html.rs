@@ -352,3 +352,37 @@ pub(super) fn distinct<'a>(values: impl Iterator<Item = &'a str>) -> Vec<&'a str
     }
     seen
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The chart library is built with some of its parts. Of a series of another kind it draws nothing, and says nothing.
+    #[test]
+    fn scripts_draw_what_the_chart_library_is_built_with() {
+        let scripts = [
+            include_str!("assets/evaluation.js"),
+            include_str!("assets/report.js"),
+            include_str!("assets/study.js"),
+            include_str!("assets/sweep.js"),
+            include_str!("assets/training.js"),
+        ]
+        .concat();
+        let is_built_in = |kind: &str| CHARTS.contains(&format!("series.{kind}\""));
+        assert!(is_built_in("line") && !is_built_in("scatter"));
+        for kind in [
+            "bar",
+            "boxplot",
+            "custom",
+            "effectScatter",
+            "heatmap",
+            "line",
+            "lines",
+            "pie",
+            "scatter",
+        ] {
+            let is_drawn = scripts.contains(&format!("type: \"{kind}\""));
+            assert!(!is_drawn || is_built_in(kind), "{kind}");
+        }
+    }
+}

@@ -56,6 +56,15 @@ impl Estimate {
         self.lo > 0.0 || self.hi < 0.0
     }
 
+    /// −x, where nothing stays nothing and gets no sign.
+    pub(super) fn negated(self) -> Self {
+        Self {
+            value: 0.0 - self.value,
+            lo: 0.0 - self.hi,
+            hi: 0.0 - self.lo,
+        }
+    }
+
     /// The same through a function that never falls.
     pub fn map(self, function: impl Fn(f64) -> f64) -> Self {
         Self {

@@ -25,6 +25,7 @@ pub mod selective;
 pub mod steer;
 pub mod swap;
 pub mod sweep;
+pub mod tradeoff;
 pub mod training;
 mod weights;
 

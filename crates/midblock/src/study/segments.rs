@@ -2,9 +2,14 @@
 
 use std::ops::Range;
 
-/// The segments; some are empty if there are more of them than blocks.
+/// Segment `i` of `count`, from 0; empty if there are fewer blocks.
+pub(super) fn segment(i: usize, count: usize, blocks: usize) -> Range<usize> {
+    i * blocks / count..(i + 1) * blocks / count
+}
+
+/// All segments.
 pub(super) fn segments(count: usize, blocks: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..count).map(move |i| i * blocks / count..(i + 1) * blocks / count)
+    (0..count).map(move |i| segment(i, count, blocks))
 }
 
 /// The α of each block, where there is one for each segment.

@@ -13,7 +13,7 @@ use crate::{
     progress::{Progress, Unit},
     run::DONE,
     tokens::TrainingSample,
-    train::{Ending, Experiment, Observer, Outlook, StepMetrics, TrainingFolder, TrainingRun, tune},
+    train::{Ending, Experiment, Line, Observer, Outlook, StepMetrics, TrainingFolder, TrainingRun, tune},
 };
 use midblock_kernels::Backend;
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ use std::{collections::HashSet, path::Path};
 const EVAL: &str = "eval";
 
 /// Names of the measures of a token.
-const LOSS: &str = "loss";
+pub(super) const LOSS: &str = "loss";
 const ACCURACY: &str = "top1_accuracy";
 
 /// The finished run in `dir`; trained first, or trained to its end, if it is not finished.
@@ -103,6 +103,9 @@ pub struct Trained {
     pub planned_bytes: u64,
     /// Training sequences that were left out because they are measured.
     pub left_out: usize,
+    /// Mean loss over the last tenth of the steps, on what was trained on then, in nats per token.
+    #[serde(default)]
+    pub end_loss: Option<f64>,
     /// Loss and accuracy on the measured samples, then the tasks of `[eval]`, item by item.
     pub scores: Vec<Scores>,
 }
@@ -212,6 +215,11 @@ fn judge<B: Backend>(
     Ok(all)
 }
 
+/// Whether it is of the measured samples, and not of a task.
+pub(super) fn is_of_samples(scores: &Scores) -> bool {
+    scores.measure.metric.is_empty() && [LOSS, ACCURACY].contains(&scores.measure.name.as_str())
+}
+
 /// A measure of one or more runs, each with a seed of its own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scored {
@@ -293,8 +301,24 @@ fn describe(run: &TrainingRun, scores: Vec<Scores>) -> Trained {
         peak_bytes: run.info.run.peak_private_bytes,
         planned_bytes: training.planned_bytes,
         left_out: loaded - training.sequences[0],
+        end_loss: end_loss(&run.lines),
         scores,
     }
+}
+
+/// Mean over the trained tokens of the last tenth of the steps.
+fn end_loss(lines: &[Line]) -> Option<f64> {
+    let steps: Vec<&StepMetrics> = lines
+        .iter()
+        .filter_map(|line| match line {
+            Line::Step(metrics) => Some(metrics),
+            _ => None,
+        })
+        .collect();
+    let last = &steps[steps.len() - steps.len().div_ceil(10)..];
+    let tokens: usize = last.iter().map(|step| step.trained_tokens).sum();
+    let nats: f64 = last.iter().map(|step| step.loss * step.trained_tokens as f64).sum();
+    (tokens > 0).then(|| nats / tokens as f64)
 }
 
 /// Tells progress of a run's steps.

@@ -11,9 +11,11 @@ use crate::{
     config::{AdaptKind, Config, ObjectiveKind},
     hub::{HubOptions, OnTransfer},
     model::Architecture,
+    progress::Progress,
     rng,
     run::{DatasetInfo, FileHash, Run, Skipped},
     select::{Layers, Strategy},
+    singular::SingularCache,
     tokens::{
         BatchPlan, ChatTemplate, Grouping, Order, Tokenizer, TrainingFormatOptions, TrainingSample, TrainingSet, data,
     },
@@ -174,7 +176,8 @@ impl Experiment {
         }
     }
 
-    /// How steps are made; `scratch` is where the prefix cache may put a file.
+    /// How steps are made; `scratch` is where caches may put a file. The singular blocks that `rpsft` holds are not in them:
+    /// [`find_blocks`](Self::find_blocks) puts them there.
     pub fn step_options(&self, timeline: &Timeline, scratch: &Path) -> StepOptions {
         let train = &self.config.train;
         // within one epoch every sequence is seen once, and caching it would be in vain
@@ -200,6 +203,19 @@ impl Experiment {
                 disk_bytes: start.disk.0,
                 folder: scratch.to_path_buf(),
             }),
+        }
+    }
+
+    /// Finds the singular blocks that an objective holds, if it does.
+    ///
+    /// # Errors
+    /// Those of [`Rotation::find_blocks`].
+    pub fn find_blocks(&self, options: &mut StepOptions, cache: &SingularCache, progress: &dyn Progress) -> Result<()> {
+        match &mut options.objective {
+            Objective::Rpsft(rotation) => {
+                rotation.find_blocks(&self.checkpoint, &self.architecture, &self.plan, cache, progress)
+            }
+            _ => Ok(()),
         }
     }
 

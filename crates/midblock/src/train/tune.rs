@@ -59,11 +59,13 @@ pub fn tune<B: Backend>(
         warnings.extend(warning);
     }
     let timeline = experiment.timeline();
-    let options = experiment.step_options(&timeline, &std::env::temp_dir());
+    let mut options = experiment.step_options(&timeline, &std::env::temp_dir());
+    let cache = SingularCache::of_user();
+    experiment.find_blocks(&mut options, &cache, progress)?;
     let mut trainer = Trainer::new(backend, &experiment.checkpoint, &experiment.plan, options)?;
     // before the state of an earlier process comes in: its states are those of the start
     let every = experiment.config.train.drift.every;
-    let meter = every.map(|_| DriftMeter::new(experiment, &mut trainer, SingularCache::of_user(), progress));
+    let meter = every.map(|_| DriftMeter::new(experiment, &mut trainer, cache, progress));
     if let Some(newest) = &newest {
         restore(newest, &mut trainer)?;
     }

@@ -1,4 +1,4 @@
-// Draws the panels of a study from the JSON in #data: curves, points with intervals, heat maps; a choice shows one of several.
+// Draws the panels of a study from the JSON in #data: curves, points with intervals, heat maps, planes; a choice shows one of several.
 "use strict";
 (() => {
   const { root, css, number, tick, element, textStyle, axisText, save } = page;
@@ -64,12 +64,16 @@
     lineStyle: { color: css("--soft"), type: ["dashed", "dotted", "solid"][index % 3], width: 1.2 },
     data: [from, to].map((place) => (panel.kind === "bars" ? [value, place] : [place, value])) }));
 
+  // Points that nothing joins: a curve without its line, of a kind that the library is built with.
+  const dots = (name, fill, symbolSize) => ({ type: "line", name, color: fill, symbol: "circle", symbolSize, showSymbol: true, z: 3,
+    lineStyle: { width: 0, opacity: 0 }, emphasis: { disabled: true } });
+
   const linesOption = (panel) => {
     const names = [...panel.series.map((series) => series.name), ...panel.references.map(([name]) => name)];
     const series = panel.series.flatMap((own, index) => {
       const fill = color(index);
       const data = own.points.map((point) => ({ value: [point.x, isNumber(point.y) ? point.y : "-"], point }));
-      if (!own.line) return [{ type: "scatter", id: `points ${own.name}`, name: own.name, data, symbolSize: 8, itemStyle: { color: fill, opacity: 0.8 }, z: 3 }];
+      if (!own.line) return [{ ...dots(own.name, fill, 8), id: `points ${own.name}`, data, itemStyle: { color: fill, opacity: 0.8 } }];
       return [{ type: "line", id: `line ${own.name}`, name: own.name, data, color: fill, lineStyle: { width: 1.9, color: fill }, symbol: "circle",
         symbolSize: 5, showSymbol: own.points.length < 15, emphasis: { disabled: true }, z: 3 }, ...band(own, fill)];
     });
@@ -172,7 +176,65 @@
     };
   };
 
-  const makers = { lines: linesOption, bars: barsOption, heat: heatOption };
+  // Places with a cross of their intervals and small points that they are the means of; the front bounds what some place beats.
+  const planeOption = (panel) => {
+    const names = panel.marks.map((mark) => mark.name);
+    const around = (key, index) => {
+      const values = panel.marks.flatMap((mark) => [mark[key].lo, mark[key].hi, ...mark.parts.map((part) => part[index])]);
+      const [low, high] = [Math.min(0, ...values), Math.max(0, ...values)];
+      const margin = 0.08 * (high - low || 1);
+      return { min: Number((low - margin).toPrecision(6)), max: Number((high + margin).toPrecision(6)) };
+    };
+    const [x, y] = [around("x", 0), around("y", 1)];
+    const place = (mark) => [mark.x.value, mark.y.value];
+    const front = panel.front.map((index) => place(panel.marks[index]));
+    const steps = front.flatMap((own, index) => (index + 1 < front.length ? [own, [own[0], front[index + 1][1]]] : [own]));
+    const first = front.length ? [[x.min, front[0][1]]] : [];
+    const last = front.length ? [[front.at(-1)[0], y.max]] : [];
+    const cross = (mark, index) => ({
+      type: "custom", id: `cross ${mark.name}`, name: mark.name, silent: true, clip: true, z: 2, tooltip: { show: false },
+      itemStyle: { color: color(index) }, data: [[mark.x.value, mark.y.value]],
+      renderItem: (params, api) => {
+        const line = (from, to) => {
+          const [[x1, y1], [x2, y2]] = [api.coord(from), api.coord(to)];
+          return { type: "line", shape: { x1, y1, x2, y2 }, style: { stroke: color(index), lineWidth: 2, opacity: 0.55 } };
+        };
+        return { type: "group", children: [
+          line([mark.x.lo, mark.y.value], [mark.x.hi, mark.y.value]), line([mark.x.value, mark.y.lo], [mark.x.value, mark.y.hi])] };
+      },
+    });
+    const parts = (mark, index) => ({ ...dots(mark.name, color(index), 5), id: `parts ${mark.name}`, silent: true, tooltip: { show: false },
+      itemStyle: { opacity: 0.5 }, data: mark.parts.length > 1 ? mark.parts : [] });
+    const dot = (mark, index) => ({ ...dots(mark.name, color(index), 11), id: `mark ${mark.name}`, z: 4, data: [{ value: place(mark), mark }],
+      label: { show: true, position: [14, -14], formatter: mark.name, color: css("--ink"), fontSize: 12 } });
+    const zero = (id, data) => ({ type: "line", id, name: panel.origin, silent: true, symbol: "none", z: 1, color: css("--soft"), tooltip: { show: false },
+      lineStyle: { color: css("--axis"), width: 1 }, data });
+    const valueAxis = (name, { min, max }, gap) => ({ ...axis(), type: "value", name, nameLocation: "middle", nameGap: gap, min, max,
+      axisLabel: { ...axisText(), formatter: tick, showMinLabel: false, showMaxLabel: false } });
+    return {
+      animation: false, backgroundColor: "transparent", textStyle, legend: legend([...names, "Pareto front", panel.origin]),
+      grid: { left: 40, right: 70, top: 34, bottom: 22, containLabel: true },
+      xAxis: valueAxis(panel.x, x, 24), yAxis: valueAxis(panel.y, y, 46),
+      tooltip: { ...tooltipStyle(), trigger: "item", formatter: (item) => {
+        const mark = item.data && item.data.mark;
+        if (!mark) return "";
+        const made = tip(mark.name);
+        const point = (own, label) => ({ y: own.value, lo: own.lo, hi: own.hi, label });
+        tipLine(made, item.color, panel.x, point(mark.x, ""));
+        tipLine(made, item.color, panel.y, point(mark.y, mark.label));
+        return made;
+      } },
+      series: [
+        zero("origin across", [[x.min, 0], [x.max, 0]]), zero("origin up", [[0, y.min], [0, y.max]]),
+        { type: "line", id: "front", name: "Pareto front", silent: true, symbol: "none", z: 2, color: css("--soft"), tooltip: { show: false },
+          lineStyle: { color: css("--soft"), type: "dashed", width: 1.4 }, data: [...first, ...steps, ...last] },
+        ...panel.marks.map(cross), ...panel.marks.map(parts), ...panel.marks.map(dot),
+        { ...dots(panel.origin, css("--soft"), 10), id: "origin", symbol: "diamond", silent: true, tooltip: { show: false }, data: [[0, 0]] },
+      ],
+    };
+  };
+
+  const makers = { lines: linesOption, bars: barsOption, heat: heatOption, plane: planeOption };
   const shown = (chart) => (chart.select ? chart.panel.options[Number(chart.select.value)][1] : chart.panel);
   const draw = (chart) => {
     const panel = shown(chart);

@@ -15,6 +15,7 @@ pub mod seeds;
 pub mod selective;
 pub mod steer;
 pub mod swap;
+pub mod tradeoff;
 
 pub use page::{render, write};
-pub use panel::{Bars, Choice, Heat, HeatCell, Lines, Panel, Point, Scale, Section, Series, Table};
+pub use panel::{Bars, Choice, Heat, HeatCell, Lines, Mark, Panel, Plane, Point, Scale, Section, Series, Table};

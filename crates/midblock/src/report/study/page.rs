@@ -28,7 +28,7 @@ pub fn render(study: &StudyRun) -> String {
     let sections: Vec<Section> = (Kind::ALL.into_iter())
         .filter_map(|kind| study.results.section(kind, study.blocks()))
         .collect();
-    let title = title(study);
+    let title = title(study, &sections);
     let mut panels = Vec::new();
     let shown: String = sections.iter().map(|own| section(own, &mut panels)).collect();
     let content = [
@@ -54,8 +54,8 @@ pub fn write(dir: &Path) -> Result<StudyRun> {
     Ok(study)
 }
 
-/// "What sft changes in SmolLM2-135M".
-fn title(study: &StudyRun) -> String {
+/// "What sft changed in SmolLM2-135M".
+fn title(study: &StudyRun, sections: &[Section]) -> String {
     let models = &study.run.models;
     let variants: Vec<&str> = models.iter().skip(1).map(|model| model.name.as_str()).collect();
     let base = models.first().map_or(String::new(), |model| {
@@ -63,6 +63,7 @@ fn title(study: &StudyRun) -> String {
         name.to_string_lossy().into_owned()
     });
     match variants[..] {
+        [] if sections.iter().all(|own| own.id == "tradeoff") => format!("Ways of training {base}"),
         [] => format!("The layers of {base}"),
         _ => format!("What {} changed in {base}", variants.join(", ")),
     }
@@ -161,6 +162,7 @@ fn title_of(panel: &Panel) -> &str {
         Panel::Lines(own) => &own.title,
         Panel::Bars(own) => &own.title,
         Panel::Heat(own) => &own.title,
+        Panel::Plane(own) => &own.title,
         Panel::Table(own) => &own.title,
         Panel::Choice(own) => &own.title,
     }
@@ -172,6 +174,7 @@ fn height(panel: &Panel) -> f64 {
         Panel::Lines(_) => 17.0,
         Panel::Bars(Bars { names, groups, .. }) => 4.0 + names.len() as f64 * (0.6 + 0.7 * groups.len().max(1) as f64),
         Panel::Heat(Heat { rows, .. }) => 8.0 + 1.15 * rows.len() as f64,
+        Panel::Plane(_) => 26.0,
         Panel::Table(_) => 0.0,
         Panel::Choice(own) => own.options.iter().map(|(_, option)| height(option)).fold(0.0, f64::max),
     }
@@ -181,6 +184,7 @@ fn height(panel: &Panel) -> f64 {
 fn is_wide(panel: &Panel) -> bool {
     match panel {
         Panel::Heat(own) => own.columns.len() > 8,
+        Panel::Plane(_) => true,
         Panel::Choice(own) => own
             .options
             .iter()

@@ -1,5 +1,6 @@
 //! What a section of a study's page is made of: sentences, charts and tables, drawn by one script.
 
+use crate::study::Estimate;
 use serde::Serialize;
 
 /// One kind of study on the page.
@@ -27,6 +28,8 @@ pub enum Panel {
     Bars(Bars),
     /// A matrix of coloured cells.
     Heat(Heat),
+    /// Named places, each with the intervals of both its numbers.
+    Plane(Plane),
     /// Text in rows and columns.
     Table(Table),
     /// Several panels, of which one is shown.
@@ -152,6 +155,38 @@ pub enum Scale {
         /// Where both are darkest.
         limit: f64,
     },
+}
+
+/// Named places, each with the intervals of both its numbers. More of x is better, and less of y.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Plane {
+    /// Heading.
+    pub title: String,
+    /// Title of the x axis.
+    pub x: String,
+    /// Title of the y axis.
+    pub y: String,
+    /// Name of the place at 0, 0.
+    pub origin: String,
+    /// The places.
+    pub marks: Vec<Mark>,
+    /// Numbers of those on the front, from the smallest x.
+    pub front: Vec<usize>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Mark {
+    /// Name in the legend.
+    pub name: String,
+    /// Its x.
+    pub x: Estimate,
+    /// Its y.
+    pub y: Estimate,
+    /// What it is the mean of, shown as small points: (x, y) each.
+    pub parts: Vec<(f64, f64)>,
+    /// What it is, for whoever points at it; may be empty.
+    pub label: String,
 }
 
 /// Text in rows and columns.

@@ -221,6 +221,7 @@ mod tests {
                 peak_bytes: Some(3 << 20),
                 planned_bytes: (4 - count as u64) << 20,
                 left_out: 2,
+                end_loss: None,
                 scores: Vec::new(),
             },
             values: values(2.0 + count as f64, 0.5, 0.1),

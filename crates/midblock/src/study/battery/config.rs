@@ -5,12 +5,24 @@
 use super::Kind;
 use crate::{
     Error, Result,
-    config::{self, Adapt, Config, Data, DataSource, File, Model, Objective, Output, Override, Problem, Select, Train},
+    config::{
+        Adapt, Config, Data, DataSource, File, Given, Model, Objective, Output, Override, Problem, Select, Train,
+    },
     eval::EvalConfig,
     study::{
-        BASE, Variant, alphas::AlphasOptions, correlate::CorrelateOptions, drift::DriftOptions, exit::ExitOptions,
-        gradients::GradientsOptions, lens::LensOptions, locate::LocateOptions, seeds::SeedsOptions,
-        selective::SelectiveOptions, steer::SteerOptions, swap::SwapOptions,
+        BASE, Variant,
+        alphas::AlphasOptions,
+        correlate::CorrelateOptions,
+        drift::DriftOptions,
+        exit::ExitOptions,
+        gradients::GradientsOptions,
+        lens::LensOptions,
+        locate::LocateOptions,
+        seeds::SeedsOptions,
+        selective::SelectiveOptions,
+        steer::SteerOptions,
+        swap::SwapOptions,
+        tradeoff::{self, TradeoffOptions},
     },
 };
 use serde::{Deserialize, Serialize};
@@ -79,6 +91,8 @@ pub struct Study {
     pub selective: SelectiveOptions,
     /// Choosing blocks to train.
     pub locate: LocateOptions,
+    /// Ways of training.
+    pub tradeoff: TradeoffOptions,
 }
 
 impl Default for Study {
@@ -101,6 +115,7 @@ impl Default for Study {
             correlate: CorrelateOptions::default(),
             selective: SelectiveOptions::default(),
             locate: LocateOptions::default(),
+            tradeoff: TradeoffOptions::default(),
         }
     }
 }
@@ -110,10 +125,7 @@ impl Default for Study {
 pub struct StudyFile {
     /// The configuration.
     pub config: StudyConfig,
-    /// What was given, without defaults.
-    given: toml::Table,
-    file: File,
-    overrides: Vec<Override>,
+    given: Given,
 }
 
 impl StudyFile {
@@ -136,33 +148,23 @@ impl StudyFile {
     }
 
     fn read(file: File, overrides: &[Override]) -> Result<Self, Vec<Problem>> {
-        let (config, given) = config::read(&file, overrides)?;
-        let read = Self {
-            config,
-            given,
-            overrides: overrides.to_vec(),
-            file,
-        };
+        let (config, given) = Given::read(file, overrides)?;
+        let read = Self { config, given };
         let problems = read.problems();
         if problems.is_empty() { Ok(read) } else { Err(problems) }
     }
 
     /// File and overrides as one file.
     pub fn to_toml(&self) -> String {
-        self.given.to_string()
+        self.given.to_toml()
     }
 
-    fn origin(&self, key: &str) -> Option<String> {
-        config::origin(&self.file, &self.overrides, key)
+    pub(in crate::study) fn origin(&self, key: &str) -> Option<String> {
+        self.given.origin(key)
     }
 
-    fn problem(&self, key: &str, problem: impl Into<String>, help: &str) -> Problem {
-        Problem {
-            origin: self.origin(key).unwrap_or_default(),
-            key: key.into(),
-            problem: problem.into(),
-            help: help.into(),
-        }
+    pub(in crate::study) fn problem(&self, key: &str, problem: impl Into<String>, help: &str) -> Problem {
+        self.given.problem(key, problem, help)
     }
 
     fn problems(&self) -> Vec<Problem> {
@@ -264,6 +266,9 @@ impl StudyFile {
                 &help,
             ));
         }
+        if kinds.contains(&Kind::Tradeoff) {
+            problems.extend(tradeoff::problems(self));
+        }
         if problems.is_empty() {
             Ok(())
         } else {
@@ -272,7 +277,7 @@ impl StudyFile {
     }
 
     /// What is measured on.
-    pub(super) fn measured(&self) -> &[DataSource] {
+    pub(in crate::study) fn measured(&self) -> &[DataSource] {
         let Data { train, eval, .. } = &self.config.data;
         if eval.is_empty() { train } else { eval }
     }
@@ -282,12 +287,20 @@ impl StudyFile {
         self.config.study.variants.iter().map(|text| text.parse()).collect()
     }
 
-    /// The experiment of a training cell: the study's own tables with what `change` makes of them, resolved. The measured samples
-    /// are the study's matter alone.
+    /// The experiment of a training cell: the study's own tables with what `change` makes of them, resolved.
     ///
     /// # Errors
     /// [`Error::Config`].
     pub fn experiment(&self, change: impl FnOnce(&mut Config)) -> Result<Config> {
+        let mut config = self.tables();
+        change(&mut config);
+        config
+            .resolve(&|key| self.origin(key))
+            .map_err(|problems| Error::Config { problems })
+    }
+
+    /// The study's own tables of an experiment. The measured samples are the study's matter alone.
+    pub(in crate::study) fn tables(&self) -> Config {
         let own = &self.config;
         let mut config = Config {
             model: own.model.clone(),
@@ -299,10 +312,7 @@ impl StudyFile {
             output: own.output.clone(),
         };
         config.data.eval.clear();
-        change(&mut config);
         config
-            .resolve(&|key| self.origin(key))
-            .map_err(|problems| Error::Config { problems })
     }
 }
 

@@ -30,11 +30,13 @@ pub enum Kind {
     Selective,
     /// Which blocks are worth training, and whether choosing them pays.
     Locate,
+    /// What ways of training gain on their task, and what they cost elsewhere.
+    Tradeoff,
 }
 
 impl Kind {
     /// All, in the order in which they run and are reported.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Exit,
         Self::Lens,
         Self::Swap,
@@ -46,6 +48,7 @@ impl Kind {
         Self::Correlate,
         Self::Selective,
         Self::Locate,
+        Self::Tradeoff,
     ];
 
     /// As it is typed.
@@ -62,6 +65,7 @@ impl Kind {
             Self::Correlate => "correlate",
             Self::Selective => "selective",
             Self::Locate => "locate",
+            Self::Tradeoff => "tradeoff",
         }
     }
 
@@ -72,16 +76,21 @@ impl Kind {
 
     /// Whether it trains, and so needs data to train on besides the measured.
     pub fn trains(self) -> bool {
-        matches!(self, Self::Gradients | Self::Selective | Self::Locate)
+        matches!(self, Self::Gradients | Self::Selective | Self::Locate | Self::Tradeoff)
     }
 
-    /// `all`, or names separated by commas; in running order, each once.
+    /// Whether it is one of `all`; what trains for as long as `[train]` says is asked for by name.
+    pub fn is_in_all(self) -> bool {
+        self != Self::Tradeoff
+    }
+
+    /// `all`, which leaves out [what is not in it](Self::is_in_all), or names separated by commas; in running order, each once.
     ///
     /// # Errors
     /// [`Error::Argument`] for a name that is none.
     pub fn parse_list(text: &str) -> Result<Vec<Self>> {
         if text == "all" {
-            return Ok(Self::ALL.to_vec());
+            return Ok(Self::ALL.into_iter().filter(|kind| kind.is_in_all()).collect());
         }
         let mut kinds: Vec<Self> = text.split(',').map(str::parse).collect::<Result<_>>()?;
         kinds.sort_unstable();
@@ -122,7 +131,9 @@ mod tests {
     #[test]
     fn a_list_is_put_in_order_and_a_wrong_name_is_named() {
         assert_eq!(Kind::parse_list("swap,exit,swap").unwrap(), [Kind::Exit, Kind::Swap]);
-        assert_eq!(Kind::parse_list("all").unwrap(), Kind::ALL);
+        let all = Kind::parse_list("all").unwrap();
+        assert!(!all.contains(&Kind::Tradeoff) && all.len() + 1 == Kind::ALL.len());
+        assert_eq!(Kind::parse_list("tradeoff").unwrap(), [Kind::Tradeoff]);
         let message = Kind::parse_list("exit,lense").unwrap_err().to_string();
         assert!(message.contains("`lense`") || message.contains("lense"), "{message}");
     }

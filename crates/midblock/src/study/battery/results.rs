@@ -16,6 +16,8 @@ use crate::{
         selective::{Selective, selective},
         steer::{Steer, steer},
         swap::{Swap, swap},
+        sweep::Failure,
+        tradeoff::{Tradeoff, tradeoff},
     },
 };
 use midblock_kernels::Backend;
@@ -38,6 +40,7 @@ pub struct Results {
     pub correlate: Option<Correlate>,
     pub selective: Option<Selective>,
     pub locate: Option<Locate>,
+    pub tradeoff: Option<Tradeoff>,
 }
 
 impl Results {
@@ -59,6 +62,7 @@ impl Results {
             Kind::Correlate => self.correlate = Some(correlate(subject, &options.correlate, cells)?),
             Kind::Selective => self.selective = Some(selective(subject, &options.selective, cells)?),
             Kind::Locate => self.locate = Some(locate(subject, &options.locate, cells)?),
+            Kind::Tradeoff => self.tradeoff = Some(tradeoff(subject, &options.tradeoff, cells)?),
         }
         Ok(())
     }
@@ -77,6 +81,7 @@ impl Results {
             Kind::Correlate => self.correlate.as_ref().map(Correlate::records),
             Kind::Selective => self.selective.as_ref().map(Selective::records),
             Kind::Locate => self.locate.as_ref().map(Locate::records),
+            Kind::Tradeoff => self.tradeoff.as_ref().map(Tradeoff::records),
         }
     }
 
@@ -100,6 +105,15 @@ impl Results {
                 .as_ref()
                 .map(|found| page::selective::section(found, blocks)),
             Kind::Locate => self.locate.as_ref().map(|found| page::locate::section(found, blocks)),
+            Kind::Tradeoff => self.tradeoff.as_ref().map(page::tradeoff::section),
+        }
+    }
+
+    /// Parts of a kind that failed while others of it were made.
+    pub(super) fn failures(&self, kind: Kind) -> &[Failure] {
+        match (kind, &self.tradeoff) {
+            (Kind::Tradeoff, Some(tradeoff)) => &tradeoff.failures,
+            _ => &[],
         }
     }
 

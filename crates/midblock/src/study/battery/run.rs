@@ -135,6 +135,7 @@ pub fn study<B: Backend>(
                     let records = study.results.records(kind).unwrap_or_default();
                     write_table(&folder.dir, kind.name(), &records)?;
                     study.results.write_more(kind, &folder.dir)?;
+                    study.failures.extend_from_slice(study.results.failures(kind));
                 }
             }
             study.write(&folder.dir)?;
@@ -213,7 +214,12 @@ impl StudyRun {
             warnings: subject.warnings.to_vec(),
             ..RunInfo::default()
         };
-        let kept = |failure: &Failure| kinds.iter().all(|kind| kind.name() != failure.cell);
+        // a part of a kind is called `KIND-…`
+        let kept = |failure: &Failure| {
+            kinds
+                .iter()
+                .all(|kind| failure.cell.split('-').next() != Some(kind.name()))
+        };
         let (mut failures, results) =
             earlier.map_or_else(Default::default, |earlier| (earlier.failures, earlier.results));
         failures.retain(kept);

@@ -52,7 +52,7 @@ impl<B: Backend> Subject<'_, B> {
     }
 
     /// The measured sequences of a data set.
-    pub(super) fn of_set<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s TrainingSample> {
+    pub(in crate::study) fn of_set<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s TrainingSample> {
         self.samples
             .iter()
             .filter(move |sample| sample.id.split('/').next() == Some(name))

@@ -18,6 +18,7 @@ use crate::{
     metrics::linalg::product,
     model::{Architecture, Kind, ParameterId},
     progress::{Progress, Unit},
+    singular::SingularCache,
     train::{Experiment, Item, StepInfo, Trainer},
 };
 use faer::Mat;
@@ -98,6 +99,7 @@ pub fn flow<B: Backend>(backend: &B, experiment: &Experiment, progress: &dyn Pro
     let schedule = experiment.schedule(steps);
     let mut options = experiment.step_options(&timeline, &std::env::temp_dir());
     options.clip = options.clip.or(Some(f64::INFINITY)); // gradients wait for their norm
+    experiment.find_blocks(&mut options, &SingularCache::of_user(), progress)?;
     let mut trainer = Trainer::new(backend, &experiment.checkpoint, &experiment.plan, options)?;
     let mut watch = Watch::new(experiment, &mut trainer)?;
     let items = experiment.train_items();

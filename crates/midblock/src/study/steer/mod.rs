@@ -26,6 +26,7 @@ pub use vectors::Method;
 use super::{
     BASE,
     battery::{Cells, Subject},
+    segments,
 };
 use crate::{Error, Result, tokens::TrainingSample};
 use bench::{Bench, Outcome};
@@ -218,7 +219,7 @@ fn plan(options: &SteerOptions) -> impl Iterator<Item = (Method, usize, f64)> {
 
 /// Blocks of a segment, which is counted from 1.
 fn blocks_of(segment: usize, blocks: usize) -> Range<usize> {
-    (segment - 1) * blocks / SEGMENTS..segment * blocks / SEGMENTS
+    segments::segment(segment - 1, SEGMENTS, blocks)
 }
 
 /// α·v after the given blocks, nothing after the others.

@@ -7,7 +7,7 @@ use super::Pattern;
 use crate::{
     Error, Result,
     adapt::Scaling,
-    config::{self, Adapt, AdaptKind, Config, Data, File, Model, Objective, Output, Override, Problem, Select, Train},
+    config::{Adapt, AdaptKind, Config, Data, File, Given, Model, Objective, Output, Override, Problem, Select, Train},
     eval::EvalConfig,
     select::Layers,
 };
@@ -74,10 +74,7 @@ pub(super) struct Choice<'a> {
 pub struct SweepFile {
     /// The configuration.
     pub config: SweepConfig,
-    /// What was given, without defaults.
-    given: toml::Table,
-    file: File,
-    overrides: Vec<Override>,
+    given: Given,
 }
 
 impl SweepFile {
@@ -100,13 +97,8 @@ impl SweepFile {
     }
 
     fn read(file: File, overrides: &[Override]) -> Result<Self, Vec<Problem>> {
-        let (config, given) = config::read(&file, overrides)?;
-        let read = Self {
-            config,
-            given,
-            overrides: overrides.to_vec(),
-            file,
-        };
+        let (config, given) = Given::read(file, overrides)?;
+        let read = Self { config, given };
         let mut problems = Vec::new();
         read.check(&mut problems);
         if problems.is_empty() { Ok(read) } else { Err(problems) }
@@ -114,20 +106,15 @@ impl SweepFile {
 
     /// File and overrides as one file.
     pub(super) fn to_toml(&self) -> String {
-        self.given.to_string()
+        self.given.to_toml()
     }
 
     pub(super) fn origin(&self, key: &str) -> Option<String> {
-        config::origin(&self.file, &self.overrides, key)
+        self.given.origin(key)
     }
 
     pub(super) fn problem(&self, key: &str, problem: impl Into<String>, help: &str) -> Problem {
-        Problem {
-            origin: self.origin(key).unwrap_or_default(),
-            key: key.into(),
-            problem: problem.into(),
-            help: help.into(),
-        }
+        self.given.problem(key, problem, help)
     }
 
     fn check(&self, found: &mut Vec<Problem>) {

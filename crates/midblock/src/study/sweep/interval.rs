@@ -6,6 +6,9 @@
 //! bootstrapped (Efron 1982), and seeds, which are too few to be drawn from, have the error of a mean of S. The interval holds the
 //! middle 95 % of the resamples.
 //!
+//! A mean over several measures is the plain mean of theirs, whatever their numbers of items; a resample draws the items of each
+//! among themselves.
+//!
 //! Limits. With one seed it speaks of other items alone. With two, d rests on a single difference: where both happen to agree the
 //! interval is too narrow; from seeds alone, Student's t (1 degree of freedom) would make it six times as wide. The difference
 //! of two patterns is the interval of x − y: what makes an item hard for both cancels.
@@ -49,18 +52,41 @@ impl Interval {
 
     /// Of `values[s][i]` with the weights `weights[i]`; `None` without seeds or weight.
     pub fn of(values: &[Vec<f64>], weights: &[f64]) -> Option<Self> {
-        let (seeds, items) = (values.len(), weights.len());
-        let weight: f64 = weights.iter().sum();
-        if seeds == 0 || weight <= 0.0 {
+        Self::of_measures(&[ItemValues {
+            values: values.to_vec(),
+            weights: weights.to_vec(),
+        }])
+    }
+
+    /// Of the mean over measures, all with the same seeds; `None` without measures, seeds or weight.
+    ///
+    /// # Panics
+    /// If measures have other numbers of seeds.
+    pub fn of_measures(measures: &[ItemValues]) -> Option<Self> {
+        let seeds = measures.first()?.values.len();
+        assert!(
+            measures.iter().all(|measure| measure.values.len() == seeds),
+            "{seeds} seeds"
+        );
+        if seeds == 0
+            || measures
+                .iter()
+                .any(|measure| measure.weights.iter().sum::<f64>() <= 0.0)
+        {
             return None;
         }
+        let all: Vec<Vec<usize>> = measures
+            .iter()
+            .map(|measure| (0..measure.weights.len()).collect())
+            .collect();
         let mut resampled: Vec<f64> = (0..RESAMPLES)
             .map(|resample| {
                 let mut random = rng::stream(0, "sweep interval", &[resample]);
-                let drawn: Vec<usize> = (0..items).map(|_| random.random_range(0..items)).collect();
-                let weight: f64 = drawn.iter().map(|&i| weights[i]).sum();
-                let of = |seed: &Vec<f64>| drawn.iter().map(|&i| seed[i]).sum::<f64>() / weight;
-                let means: Vec<f64> = values.iter().map(of).collect();
+                let draw = |items: &Vec<usize>| -> Vec<usize> {
+                    items.iter().map(|_| random.random_range(0..items.len())).collect()
+                };
+                let drawn: Vec<Vec<usize>> = all.iter().map(draw).collect();
+                let means = means_of_seeds(measures, &drawn);
                 mean(&means) + rng::normal(&mut random) * error_of_mean(&means)
             })
             .filter(|mean| mean.is_finite()) // every item drawn may be without weight
@@ -68,13 +94,37 @@ impl Interval {
         resampled.sort_by(f64::total_cmp);
         let outside = resampled.len() / 40; // 2.5 % at each end
         Some(Self {
-            mean: values.iter().flatten().sum::<f64>() / (weight * seeds as f64),
+            mean: mean(&means_of_seeds(measures, &all)),
             lo: *resampled.get(outside)?,
             hi: *resampled.get(resampled.len() - 1 - outside)?,
-            items,
+            items: all.iter().map(Vec::len).sum(),
             seeds,
         })
     }
+}
+
+/// A measure item by item, for every seed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ItemValues {
+    /// (S, N): numerators.
+    pub values: Vec<Vec<f64>>,
+    /// (N)
+    pub weights: Vec<f64>,
+}
+
+/// For each seed the mean over measures of their means over the drawn items.
+fn means_of_seeds(measures: &[ItemValues], drawn: &[Vec<usize>]) -> Vec<f64> {
+    let weights: Vec<f64> = (measures.iter().zip(drawn))
+        .map(|(measure, drawn)| drawn.iter().map(|&i| measure.weights[i]).sum())
+        .collect();
+    let of = |seed: usize| {
+        let each = measures.iter().zip(drawn).zip(&weights);
+        let sum: f64 = each
+            .map(|((measure, drawn), weight)| drawn.iter().map(|&i| measure.values[seed][i]).sum::<f64>() / weight)
+            .sum();
+        sum / measures.len() as f64
+    };
+    (0..measures[0].values.len()).map(of).collect()
 }
 
 fn mean(values: &[f64]) -> f64 {
@@ -146,6 +196,27 @@ mod tests {
         assert!(!of(&[noise(60, 3), noise(60, 4)]).is_clear());
         let weighted = Interval::of(&[vec![9.0, 0.0]], &[9.0, 1.0]).unwrap();
         assert!((weighted.mean - 0.9).abs() < 1e-12);
+    }
+
+    /// Variances of means of independent measures add up: ¼·(σ²/100 + 9σ²/400) of two, one of them three times as wide.
+    #[test]
+    fn measures_count_alike_and_are_drawn_among_themselves() {
+        let (few, many) = (noise(100, 7), noise(400, 8));
+        let many: Vec<f64> = many.iter().map(|x| 1.0 + 3.0 * x).collect();
+        let one = |values: &[f64]| ItemValues {
+            values: vec![values.to_vec()],
+            weights: vec![1.0; values.len()],
+        };
+        let got = Interval::of_measures(&[one(&few), one(&many)]).unwrap();
+        let variance = |values: &[f64]| {
+            let mean = mean(values);
+            values.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (values.len() as f64).powi(2)
+        };
+        assert!((got.mean - (mean(&few) + mean(&many)) / 2.0).abs() < 1e-12);
+        let expected = 2.0 * 1.96 * ((variance(&few) + variance(&many)) / 4.0).sqrt();
+        assert!(((got.hi - got.lo) / expected - 1.0).abs() < 0.07, "{got:?} {expected}");
+        assert_eq!((got.items, got.seeds), (500, 1));
+        assert_eq!(Interval::of_measures(&[]), None);
     }
 
     #[test]

@@ -21,13 +21,13 @@ pub use estimate::{CellEstimate, estimate};
 pub use examine::{Examiner, Measure, Scores, Tasks, Unit};
 pub use folder::SweepFolder;
 pub(super) use folder::check_config;
-pub use interval::Interval;
+pub use interval::{Interval, ItemValues};
 pub use pattern::Pattern;
 pub use plan::{Cell, SweepData, SweepModel, SweepPlan};
 pub use record::SweepRecord;
 pub use run::{Failure, Means, News, Watcher, sweep};
-pub(super) use table::interval;
 pub use table::{Comparison, Group, Row, Table};
+pub(super) use table::{interval, item_values};
 
 #[cfg(test)]
 mod tests;

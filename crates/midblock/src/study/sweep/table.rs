@@ -3,7 +3,7 @@
 //! Cells are comparable within a group: one model, one data variant, one scaling. The baseline of a group is `uniform`, or its
 //! first pattern if that is not there. A difference is taken over the seeds and items that both patterns have.
 
-use super::{Cell, Interval, Measure, Pattern, Scores, SweepPlan, Unit, run::Judged};
+use super::{Cell, Interval, ItemValues, Measure, Pattern, Scores, SweepPlan, Unit, run::Judged};
 use crate::train::TrainingRun;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -275,6 +275,20 @@ pub(in crate::study) fn interval(
     measure: &Measure,
     other: Option<&[&Vec<Scores>]>,
 ) -> Option<Interval> {
+    let ItemValues { values, weights } = item_values(one, measure, other)?;
+    let interval = Interval::of(&values, &weights)?;
+    Some(match (measure.unit, other) {
+        (Unit::Share, None) => interval.within(0.0, 1.0),
+        _ => interval,
+    })
+}
+
+/// What [`interval`] is of, item by item; `None` if some seed lacks the measure.
+pub(in crate::study) fn item_values(
+    one: &[&Vec<Scores>],
+    measure: &Measure,
+    other: Option<&[&Vec<Scores>]>,
+) -> Option<ItemValues> {
     let find = |scores: &&Vec<Scores>| -> Option<BTreeMap<String, [f64; 2]>> {
         let own = scores.iter().find(|own| own.measure == *measure);
         own.map(|own| own.items.clone())
@@ -286,15 +300,11 @@ pub(in crate::study) fn interval(
         .keys()
         .filter(|item| one.iter().chain(&other).all(|items| items.contains_key(*item)))
         .collect();
-    let weights: Vec<f64> = common.iter().map(|item| first[*item][1]).collect();
+    let weights = common.iter().map(|item| first[*item][1]).collect();
     let seed = |(number, items): (usize, &BTreeMap<String, [f64; 2]>)| -> Vec<f64> {
         let less = |item: &String| other.get(number).map_or(0.0, |items| items[item][0]);
         common.iter().map(|item| items[*item][0] - less(item)).collect()
     };
-    let values: Vec<Vec<f64>> = one.iter().enumerate().map(seed).collect();
-    let interval = Interval::of(&values, &weights)?;
-    Some(match (measure.unit, other.is_empty()) {
-        (Unit::Share, true) => interval.within(0.0, 1.0),
-        _ => interval,
-    })
+    let values = one.iter().enumerate().map(seed).collect();
+    Some(ItemValues { values, weights })
 }

@@ -14,8 +14,9 @@ use crate::{
     Result,
     adapt::{Entry, Move, Plan},
     checkpoint::Checkpoint,
-    model::{Decoder, Kind, Parameter, ParameterId, Sink},
-    singular::SingularBlock,
+    model::{Architecture, Decoder, Kind, Parameter, ParameterId, Sink},
+    progress::{Progress, Unit},
+    singular::{SingularBlock, SingularCache},
     train::gradients::Gradients,
 };
 use midblock_kernels::{Accumulate, Backend, StoredMatrix};
@@ -50,6 +51,31 @@ impl Rotation {
     /// Whether only a block of a matrix of this shape is held, and not all of it.
     pub fn holds_block(&self, [out, inp]: [usize; 2]) -> bool {
         self.directions < out.min(inp)
+    }
+
+    /// Finds the singular blocks that are held, in the checkpoint or in what is kept of an earlier run.
+    ///
+    /// # Errors
+    /// [`crate::Error::Interrupted`]; those of reading the weights and of [`SingularBlock::of`].
+    pub fn find_blocks(
+        &mut self,
+        checkpoint: &Checkpoint,
+        architecture: &Architecture,
+        plan: &Plan,
+        cache: &SingularCache,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let wanted: Vec<_> = self.held(plan).filter(|(_, shape)| self.holds_block(*shape)).collect();
+        let what = format!("{} leading singular directions of each matrix", self.directions);
+        progress.begin(&what, wanted.len() as u64, Unit::Items);
+        for (entry, shape) in wanted {
+            let name = entry.id.name(architecture);
+            let values = checkpoint.tensor(&name)?.to_f32();
+            let block = cache.block(&name, &values, shape, self.directions, progress)?;
+            self.blocks.insert(entry.id, block);
+            progress.advance(1);
+        }
+        Ok(())
     }
 
     /// Private bytes of what is held.
