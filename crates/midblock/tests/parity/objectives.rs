@@ -344,7 +344,8 @@ fn wrong_directions_show() {
         }
         block
     };
-    let wrong: [&dyn Fn(&ParameterId, &SingularBlock) -> SingularBlock; 2] = [&lower, &exchanged];
+    type Wrong<'a> = &'a dyn Fn(&ParameterId, &SingularBlock) -> SingularBlock;
+    let wrong: [Wrong<'_>; 2] = [&lower, &exchanged];
     for (run, wrong) in Run::all(fixture.name)
         .iter()
         .flat_map(|run| wrong.map(|wrong| (run, wrong)))
