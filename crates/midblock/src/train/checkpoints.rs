@@ -31,7 +31,7 @@ const PREFIX: &str = "step-";
 const LEFTOVER: &str = ".partial-";
 
 /// Keys that may differ when a run goes on: they do not change its numbers, or what they name is compared by its content.
-const FREE: [&str; 9] = [
+const FREE: [&str; 10] = [
     "model.base",
     "data.train",
     "data.eval",
@@ -39,6 +39,7 @@ const FREE: [&str; 9] = [
     "train.keep_checkpoints",
     "train.memory",
     "train.prefix_cache.",
+    "train.start_cache.",
     "train.drift.",
     "output.",
 ];

@@ -49,15 +49,14 @@ impl Run {
     }
 
     fn plan(&self, fixture: &Fixture) -> Plan {
-        let architecture = Architecture::resolve(fixture.checkpoint.config()).expect("a supported model");
         match self.adaptation {
-            "full" => full(&architecture),
-            _ => lora(&architecture),
+            "full" => full(&architecture(fixture)),
+            _ => lora(&architecture(fixture)),
         }
     }
 
-    /// What is minimised; `held` gives a matrix's singular block by name.
-    fn objective(&self, fixture: &Fixture, held: impl Fn(&str, [usize; 2], usize) -> SingularBlock) -> Objective {
+    /// What is minimised.
+    fn objective(&self, fixture: &Fixture) -> Objective {
         let number = |key: &str| self.table[key].as_f64().unwrap_or_else(|| panic!("{key} is a number"));
         let switch = |key: &str| {
             self.table[key]
@@ -81,14 +80,9 @@ impl Run {
                     ends: switch("ends"),
                     blocks: BTreeMap::new(),
                 };
-                let architecture = Architecture::resolve(fixture.checkpoint.config()).expect("a supported model");
-                let plan = self.plan(fixture);
-                let in_part = rotation.held(&plan).filter(|(_, shape)| rotation.holds_block(*shape));
-                let block = |id: ParameterId, shape| held(&id.name(&architecture), shape, rotation.directions);
-                let blocks = in_part
-                    .map(|(entry, shape)| (entry.id, block(entry.id, shape)))
-                    .collect();
-                rotation.blocks = blocks;
+                let (architecture, plan, cache) = (architecture(fixture), self.plan(fixture), SingularCache::new(None));
+                let found = rotation.find_blocks(&fixture.checkpoint, &architecture, &plan, &cache, &Silent);
+                found.expect("the blocks are found");
                 Objective::Rpsft(rotation)
             }
             other => panic!("{other:?} is no objective"),
@@ -101,11 +95,8 @@ fn manifest() -> Value {
     serde_json::from_slice(&text).expect("the manifest is JSON")
 }
 
-/// The leading block of a matrix of the checkpoint.
-fn singular(fixture: &Fixture, name: &str, shape: [usize; 2], k: usize) -> SingularBlock {
-    let values = fixture.checkpoint.tensor(name).expect("the matrix is there").to_f32();
-    let cache = SingularCache::new(None);
-    cache.block(name, &values, shape, k, &Silent).expect("it converges")
+fn architecture(fixture: &Fixture) -> Architecture {
+    Architecture::resolve(fixture.checkpoint.config()).expect("a supported model")
 }
 
 /// A trainer whose parameters have left the start model.
@@ -184,7 +175,7 @@ fn gradients<B: Backend>(backend: &B, family: &'static str, tolerance: Tolerance
         let prefix = run.prefix();
         let expected = ["objectives", "cross_entropies"].map(|what| fixture.values(&format!("{prefix}{what}"))[0]);
         for micro in [&[&samples[..]][..], &[&samples[..1], &samples[1..]]] {
-            let objective = run.objective(&fixture, |name, shape, k| singular(&fixture, name, shape, k));
+            let objective = run.objective(&fixture);
             let (said, gradients) = first_step(backend, &fixture, &run, objective, micro);
             tolerance.losses(&prefix, &[said.objective, said.cross_entropy], &expected);
             if run.table["kind"] == "rpsft" {
@@ -207,7 +198,7 @@ fn ten_steps<B: Backend>(backend: &B, family: &'static str, tolerance: Tolerance
     let mut worst = 0f64;
     for run in Run::all(family) {
         let prefix = run.prefix();
-        let objective = run.objective(&fixture, |name, shape, k| singular(&fixture, name, shape, k));
+        let objective = run.objective(&fixture);
         let mut trainer = trainer(backend, &fixture, &run, StepOptions { objective, ..options() });
         let curves: (Vec<_>, Vec<_>) = (1..=10)
             .map(|step| take(&mut trainer, step, &[&samples]))
@@ -266,7 +257,7 @@ fn keeping_what_the_start_model_says_changes_no_bit() {
                 disk_bytes,
                 folder: folder.path().into(),
             });
-            let objective = run.objective(&fixture, |_, _, _| panic!("it holds no directions"));
+            let objective = run.objective(&fixture);
             let options = StepOptions {
                 objective,
                 prefix: start.clone(),
@@ -328,7 +319,7 @@ fn a_misread_option_shows() {
             .unwrap_or_else(|| panic!("there is no run {adaptation}.{name}"));
         assert_ne!(run.table[key], value);
         run.table[key] = value;
-        let objective = run.objective(&fixture, |name, shape, k| singular(&fixture, name, shape, k));
+        let objective = run.objective(&fixture);
         let worst = worst(&fixture, &run, objective);
         assert!(
             worst > 10.0 * SINGLE.frobenius,
@@ -337,26 +328,40 @@ fn a_misread_option_shows() {
     }
 }
 
-/// So do another matrix's singular directions, and left and right ones in the wrong places.
+/// So do another matrix's singular directions, and left and right ones in each other's place.
 #[test]
 fn wrong_directions_show() {
     let fixture = Fixture::of_objectives("llama-tied");
-    for run in Run::all(fixture.name).iter().filter(|run| run.table["kind"] == "rpsft") {
-        let lower = |name: &str, shape, k| singular(&fixture, &name.replace("layers.1.", "layers.0."), shape, k);
-        let exchanged = |name: &str, shape: [usize; 2], k| {
-            let mut block = singular(&fixture, name, shape, k);
-            if shape[0] == shape[1] {
-                std::mem::swap(&mut block.left, &mut block.right);
-            }
-            block
-        };
-        for objective in [run.objective(&fixture, lower), run.objective(&fixture, exchanged)] {
-            let worst = worst(&fixture, run, objective);
-            assert!(
-                worst > 10.0 * SINGLE.frobenius,
-                "{}: {worst:.1e} goes unnoticed",
-                run.prefix()
-            );
+    let lower = |id: &ParameterId, block: &SingularBlock| {
+        let name = id.name(&architecture(&fixture)).replace("layers.1.", "layers.0.");
+        let values = fixture.checkpoint.tensor(&name).expect("the matrix is there").to_f32();
+        SingularBlock::of(&name, &values, block.shape, block.directions(), &Silent).expect("it converges")
+    };
+    let exchanged = |_: &ParameterId, block: &SingularBlock| {
+        let mut block = block.clone();
+        if block.shape[0] == block.shape[1] {
+            std::mem::swap(&mut block.left, &mut block.right);
         }
+        block
+    };
+    type Wrong<'a> = &'a dyn Fn(&ParameterId, &SingularBlock) -> SingularBlock;
+    let wrong: [Wrong<'_>; 2] = [&lower, &exchanged];
+    for (run, wrong) in Run::all(fixture.name)
+        .iter()
+        .flat_map(|run| wrong.map(|wrong| (run, wrong)))
+    {
+        let mut objective = run.objective(&fixture);
+        let Objective::Rpsft(rotation) = &mut objective else {
+            continue;
+        };
+        for (id, block) in &mut rotation.blocks {
+            *block = wrong(id, block);
+        }
+        let worst = worst(&fixture, run, objective);
+        assert!(
+            worst > 10.0 * SINGLE.frobenius,
+            "{}: {worst:.1e} goes unnoticed",
+            run.prefix()
+        );
     }
 }
