@@ -11,6 +11,7 @@ mod interrupt;
 mod memory;
 mod merge;
 mod models;
+mod objectives;
 mod pretrain;
 #[path = "../../examples/random_checkpoint/writer.rs"]
 mod random_checkpoint;
