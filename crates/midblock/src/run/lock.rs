@@ -4,7 +4,13 @@ use crate::{Error, Result};
 use std::{
     fs::{self, File, TryLockError},
     path::Path,
+    thread::sleep,
+    time::{Duration, Instant},
 };
+
+/// How long a lock is waited for: a child that is being started has its parent's files until it becomes another program, so that a lock
+/// may outlive whoever let go of it by a moment.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Name of the locked file.
 pub(crate) const NAME: &str = ".lock";
@@ -13,7 +19,13 @@ pub(crate) const NAME: &str = ".lock";
 pub(crate) fn take(dir: &Path) -> Result<File> {
     let path = dir.join(NAME);
     let file = File::create(&path).map_err(Error::io("create", &path))?;
-    match file.try_lock() {
+    let start = Instant::now();
+    let mut locked = file.try_lock();
+    while matches!(locked, Err(TryLockError::WouldBlock)) && start.elapsed() < PATIENCE {
+        sleep(Duration::from_millis(10));
+        locked = file.try_lock();
+    }
+    match locked {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::Argument {
             what: "--out".into(),
