@@ -427,7 +427,7 @@ fn the_page_of_a_training_run_is_drawn_whole() {
             "{steps} steps: the page logged errors"
         );
         let drift = usize::from(steps > 60);
-        assert_eq!(root["data-midblock-charts"], (4 + drift).to_string());
+        assert_eq!(root["data-midblock-charts"], (5 + drift).to_string());
         let drawn: BTreeMap<&str, &str> = tags(&dom, "article", "class=\"card")
             .iter()
             .map(|card| (card["data-chart"], card["data-lines"]))
@@ -437,11 +437,12 @@ fn the_page_of_a_training_run_is_drawn_whole() {
             ("gradient", "1"),
             ("loss", curves.as_str()),
             ("lr", "1"),
+            ("objective", "2"),
             ("speed", "2"),
         ];
         let expected = expected.into_iter().chain((drift == 1).then_some(("drift", "3")));
         assert_eq!(drawn, expected.collect(), "{steps} steps");
-        assert_eq!(dom.matches("<svg ").count(), 4 + drift + 1);
+        assert_eq!(dom.matches("<svg ").count(), 5 + drift + 1);
         assert!(dom.matches("<path ").count() > 40);
         assert!(dom.contains("2 of 4 blocks train"));
     }

@@ -6,13 +6,13 @@ use anyhow::Result;
 use midblock::{
     adapt::{Kind, LoraOptions, Plan, Recipe, Scaling},
     checkpoint::Checkpoint,
-    config::ObjectiveKind,
+    config::{self, ObjectiveKind},
     model::Architecture,
     progress::Silent,
     select::Layers,
     singular::SingularCache,
     tokens::TrainingSample,
-    train::{CacheOptions, Item, LossSum, Objective, Rotation, StepInfo, StepOptions, Trainer},
+    train::{CacheOptions, Item, LossSum, Objective, StepInfo, StepOptions, Trainer},
 };
 use midblock_kernels::Cpu;
 use serde_json::{Value, json};
@@ -115,27 +115,17 @@ fn minimised(
     architecture: &Architecture,
     plan: &Plan,
 ) -> Result<Objective> {
-    Ok(match kind {
-        ObjectiveKind::Sft => Objective::Sft,
-        ObjectiveKind::Dft => Objective::Dft,
-        ObjectiveKind::Iw => Objective::Iw {
-            tau: 1.0,
-            cap: 16.0,
-            detach: true,
-        },
-        ObjectiveKind::Kl => Objective::Kl { beta: 0.1 },
-        ObjectiveKind::Rpsft => {
-            let mut rotation = Rotation {
-                lambda: 1.0,
-                directions,
-                normalised: false,
-                ends: true,
-                ..Rotation::default()
-            };
-            rotation.find_blocks(checkpoint, architecture, plan, &SingularCache::of_user(), &Silent)?;
-            Objective::Rpsft(rotation)
-        }
-    })
+    let mut own = config::Objective {
+        kind,
+        directions: (kind == ObjectiveKind::Rpsft).then_some(directions),
+        ..config::Objective::default()
+    };
+    own.fill();
+    let mut objective = Objective::of(&own);
+    if let Objective::Rpsft(rotation) = &mut objective {
+        rotation.find_blocks(checkpoint, architecture, plan, &SingularCache::of_user(), &Silent)?;
+    }
+    Ok(objective)
 }
 
 impl Timed for Steps<'_> {

@@ -47,7 +47,7 @@ fn trained(dir: &Path, objective: &str, more: &[&str]) -> Vec<(Evaluation, Drift
         })
     };
     let evaluations = lines.iter().filter_map(|line| match line {
-        Line::Evaluation(evaluation) => Some(*evaluation),
+        Line::Evaluation(evaluation) => Some(evaluation),
         _ => None,
     });
     evaluations

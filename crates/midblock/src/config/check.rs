@@ -351,24 +351,7 @@ fn fill(config: &mut Config) {
     } else {
         config.select.layers.get_or_insert(Layers::All);
     }
-    let objective = &mut config.objective;
-    match objective.kind {
-        ObjectiveKind::Sft | ObjectiveKind::Dft => {}
-        ObjectiveKind::Rpsft => {
-            objective.lambda.get_or_insert(1.0);
-            objective.directions.get_or_insert(768);
-            objective.normalised.get_or_insert(false);
-            objective.ends.get_or_insert(true);
-        }
-        ObjectiveKind::Iw => {
-            objective.tau.get_or_insert(1.0);
-            objective.cap.get_or_insert(16.0);
-            objective.detach.get_or_insert(true);
-        }
-        ObjectiveKind::Kl => {
-            objective.beta.get_or_insert(0.1);
-        }
-    }
+    config.objective.fill();
     let train = &mut config.train;
     if train.steps.is_none() {
         train.epochs.get_or_insert(1);

@@ -189,6 +189,29 @@ pub struct Objective {
     pub beta: Option<f64>,
 }
 
+impl Objective {
+    /// Gives the keys of its kind that are not given their defaults.
+    pub fn fill(&mut self) {
+        match self.kind {
+            ObjectiveKind::Sft | ObjectiveKind::Dft => {}
+            ObjectiveKind::Rpsft => {
+                self.lambda.get_or_insert(1.0);
+                self.directions.get_or_insert(768);
+                self.normalised.get_or_insert(false);
+                self.ends.get_or_insert(true);
+            }
+            ObjectiveKind::Iw => {
+                self.tau.get_or_insert(1.0);
+                self.cap.get_or_insert(16.0);
+                self.detach.get_or_insert(true);
+            }
+            ObjectiveKind::Kl => {
+                self.beta.get_or_insert(0.1);
+            }
+        }
+    }
+}
+
 /// What is minimised.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

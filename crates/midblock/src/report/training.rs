@@ -204,12 +204,20 @@ fn best<'a>(curves: &Curves<'a>) -> Option<&'a Evaluation> {
         .min_by(|a, b| a.loss.total_cmp(&b.loss))
 }
 
+/// Whether something else than the loss is minimised.
+fn has_objective(steps: &[&StepMetrics]) -> bool {
+    steps.iter().any(|step| step.other_objective().is_some())
+}
+
 /// The numbers that a run ends with, named; also what the terminal prints.
 pub fn key_numbers(run: &TrainingRun) -> Vec<(&'static str, String)> {
     let curves = Curves::of(run);
     let (training, steps) = (&run.info.training, &curves.steps);
     let mean = |of: &[&StepMetrics]| of.iter().map(|step| step.loss).sum::<f64>() / of.len().max(1) as f64;
     let edge = (steps.len() / 10).max(1).min(steps.len());
+    let objective = |of: &[&StepMetrics]| {
+        of.iter().map(|step| step.objective.unwrap_or(step.loss)).sum::<f64>() / of.len().max(1) as f64
+    };
     let mut rows = Vec::new();
     if !steps.is_empty() {
         rows.push((
@@ -218,6 +226,16 @@ pub fn key_numbers(run: &TrainingRun) -> Vec<(&'static str, String)> {
                 "{} → {} nats",
                 number(mean(&steps[..edge])),
                 number(mean(&steps[steps.len() - edge..]))
+            ),
+        ));
+    }
+    if has_objective(steps) {
+        rows.push((
+            "objective, first and last tenth",
+            format!(
+                "{} → {}",
+                number(objective(&steps[..edge])),
+                number(objective(&steps[steps.len() - edge..]))
             ),
         ));
     }
@@ -314,6 +332,10 @@ fn charts(curves: &Curves<'_>) -> String {
             "",
         ),
     ];
+    if has_objective(&curves.steps) {
+        let about = "What each step minimises, before it was made, beside the loss: the run's objective makes the one of the other.";
+        cards.insert(1, card("objective", " wide", "Objective", about, ""));
+    }
     if !curves.drifts.is_empty() {
         cards.push(card(
             "drift",
@@ -370,6 +392,7 @@ fn data(curves: &Curves<'_>) -> Value {
                 mean(|step| step.gradient_norm),
                 mean(|step| step.tokens_per_s),
                 mean(|step| step.trained_tokens_per_s),
+                mean(|step| step.objective.unwrap_or(step.loss)),
             ])
         })
         .collect();

@@ -1,14 +1,14 @@
 //! A configuration with everything it names opened: model, data, selection. Nothing is trained or written yet.
 
 use super::{
-    Batching, CacheOptions, Identity, Item, Length, Objective, Rotation, Schedule, StepOptions, Timeline,
-    gradient_norms, untrained::untrained,
+    Batching, CacheOptions, Identity, Item, Length, Objective, Schedule, StepOptions, Timeline, gradient_norms,
+    untrained::untrained,
 };
 use crate::{
     Error, Result,
     adapt::{Kind, LoraOptions, Plan, Recipe},
     checkpoint::Checkpoint,
-    config::{AdaptKind, Config, ObjectiveKind},
+    config::{AdaptKind, Config},
     hub::{HubOptions, OnTransfer},
     model::Architecture,
     progress::Progress,
@@ -23,7 +23,7 @@ use crate::{
 use midblock_kernels::Backend;
 use rand::seq::index::sample;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, path::Path, time::SystemTime};
+use std::{path::Path, time::SystemTime};
 
 /// Tokens of a batch to evaluate on, so that stopping does not wait for a whole evaluation.
 const EVALUATION_TOKENS: usize = 1024;
@@ -197,7 +197,7 @@ impl Experiment {
                 disk_bytes: cache.disk.0,
                 folder: scratch.to_path_buf(),
             }),
-            objective: self.objective(),
+            objective: Objective::of(&self.config.objective),
             start: (start.memory.0 + start.disk.0 > 0).then(|| CacheOptions {
                 memory_bytes: start.memory.0,
                 disk_bytes: start.disk.0,
@@ -209,38 +209,13 @@ impl Experiment {
     /// Finds the singular blocks that an objective holds, if it does.
     ///
     /// # Errors
-    /// Those of [`Rotation::find_blocks`].
+    /// Those of [`super::Rotation::find_blocks`].
     pub fn find_blocks(&self, options: &mut StepOptions, cache: &SingularCache, progress: &dyn Progress) -> Result<()> {
         match &mut options.objective {
             Objective::Rpsft(rotation) => {
                 rotation.find_blocks(&self.checkpoint, &self.architecture, &self.plan, cache, progress)
             }
             _ => Ok(()),
-        }
-    }
-
-    /// What is minimised; without the singular blocks that `rpsft` holds.
-    fn objective(&self) -> Objective {
-        let own = &self.config.objective;
-        let filled = "invariant: a resolved configuration says everything";
-        match own.kind {
-            ObjectiveKind::Sft => Objective::Sft,
-            ObjectiveKind::Dft => Objective::Dft,
-            ObjectiveKind::Iw => Objective::Iw {
-                tau: own.tau.expect(filled),
-                cap: own.cap.expect(filled),
-                detach: own.detach.expect(filled),
-            },
-            ObjectiveKind::Kl => Objective::Kl {
-                beta: own.beta.expect(filled),
-            },
-            ObjectiveKind::Rpsft => Objective::Rpsft(Rotation {
-                lambda: own.lambda.expect(filled),
-                directions: own.directions.expect(filled),
-                normalised: own.normalised.expect(filled),
-                ends: own.ends.expect(filled),
-                blocks: BTreeMap::new(),
-            }),
         }
     }
 

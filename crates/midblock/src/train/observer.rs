@@ -39,6 +39,14 @@ pub struct StepMetrics {
     pub private_bytes: Option<u64>,
 }
 
+impl StepMetrics {
+    /// What is minimised where that is something else than the loss.
+    pub fn other_objective(&self) -> Option<f64> {
+        let differs = |objective: &f64| (objective - self.loss).abs() > 1e-9 * self.loss.abs().max(1.0);
+        self.objective.filter(differs)
+    }
+}
+
 /// A finished evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {

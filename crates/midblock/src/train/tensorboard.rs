@@ -83,7 +83,8 @@ impl Observer for TensorBoard {
             ("train/epoch", metrics.epoch),
             ("speed/tokens_per_s", metrics.tokens_per_s),
         ];
-        self.scalars(metrics.step, &values)
+        let objective = metrics.other_objective().map(|value| ("train/objective", value));
+        self.scalars(metrics.step, &values.into_iter().chain(objective).collect::<Vec<_>>())
     }
 
     fn evaluation(&mut self, evaluation: &Evaluation) -> Result<()> {

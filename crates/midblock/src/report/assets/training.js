@@ -3,7 +3,7 @@
 (() => {
   const { root, css, number, tick, element, textStyle, axisText, save } = page;
   const data = JSON.parse(document.getElementById("data").textContent);
-  const [STEP, LOSS, LR, GRADIENT, SPEED, TRAINED_SPEED] = [0, 1, 2, 3, 4, 5];
+  const [STEP, LOSS, LR, GRADIENT, SPEED, TRAINED_SPEED, OBJECTIVE] = [0, 1, 2, 3, 4, 5, 6];
   const charts = [];
   const column = (index) => data.steps.map((step) => [step[STEP], step[index]]);
 
@@ -34,6 +34,7 @@
       }
       return series;
     },
+    objective: () => [line("objective", column(OBJECTIVE), css("--s5"), { z: 4 }), line("loss", column(LOSS), css("--s1"))],
     lr: () => [line("learning rate", column(LR), css("--s3"))],
     gradient: () => [line("gradient norm", column(GRADIENT), css("--s4"))],
     drift: () => ["rotation of singular subspaces", "share of the change inside", "1 − CKA"].map((name, index) => {
@@ -59,7 +60,7 @@
   const optionOf = (kind) => {
     const series = curves[kind]();
     const axis = { axisLabel: axisText(), nameTextStyle: axisText(), splitLine: { lineStyle: { color: css("--split") } } };
-    const fromZero = kind !== "loss";
+    const fromZero = kind !== "loss" && kind !== "objective";
     return {
       animation: false, backgroundColor: "transparent", textStyle,
       grid: { left: 0, right: 12, top: series.length > 1 ? 30 : 14, bottom: 0, outerBoundsMode: "same",

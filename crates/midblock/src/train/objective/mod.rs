@@ -8,20 +8,26 @@
 //! | `dft` | Σ_t sg(p_θ(y_t)) ℓ_t / N: the weight is a constant (arXiv 2508.05629, eq. 9) |
 //! | `iw` | Σ_s w_s Σ_{t∈s} ℓ_t / N with w_s = min(cap, exp(τ (mean_{t∈s} ln p_θ − mean_{t∈s} ln p_ref))) of each sequence s (arXiv 2507.12856) |
 //! | `kl` | Σ_t (ℓ_t + β KL(p_θ ‖ p_ref)_t) / N, over the whole vocabulary |
-//! | `rpsft` | Σ_t ℓ_t / N + λ Σ_W ‖U_kᵀ W V_k − S_ref‖²_F (arXiv 2605.10973): see [`Rotation`] |
+//! | `rpsft` | Σ_t ℓ_t / N + λ Σ_W ‖U_kᵀ W V_k − S_ref‖²_F (arXiv 2605.10973): see `held` |
 
 mod criterion;
+mod held;
 mod rotation;
 mod start;
 
 pub use rotation::Rotation;
 pub(super) use {
     criterion::{Minimised, sequences},
-    rotation::Held,
+    held::Held,
     start::{Seen, StartModel},
 };
 
-use crate::adapt::Plan;
+use crate::{
+    adapt::Plan,
+    config::{self, ObjectiveKind},
+    model::HEAD_ROWS,
+};
+use std::collections::BTreeMap;
 
 /// What is minimised.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -50,11 +56,38 @@ pub enum Objective {
 }
 
 impl Objective {
+    /// Of a resolved configuration; `rpsft` without the singular blocks that it holds.
+    ///
+    /// # Panics
+    /// If it is not resolved.
+    pub fn of(own: &config::Objective) -> Self {
+        let filled = "invariant: a resolved configuration says everything";
+        match own.kind {
+            ObjectiveKind::Sft => Self::Sft,
+            ObjectiveKind::Dft => Self::Dft,
+            ObjectiveKind::Iw => Self::Iw {
+                tau: own.tau.expect(filled),
+                cap: own.cap.expect(filled),
+                detach: own.detach.expect(filled),
+            },
+            ObjectiveKind::Kl => Self::Kl {
+                beta: own.beta.expect(filled),
+            },
+            ObjectiveKind::Rpsft => Self::Rpsft(Rotation {
+                lambda: own.lambda.expect(filled),
+                directions: own.directions.expect(filled),
+                normalised: own.normalised.expect(filled),
+                ends: own.ends.expect(filled),
+                blocks: BTreeMap::new(),
+            }),
+        }
+    }
+
     /// Private bytes it takes besides what every step takes, for micro-batches of at most `labelled` trained tokens.
     pub fn bytes(&self, plan: &Plan, vocab: usize, labelled: usize) -> usize {
         match self {
             Self::Sft | Self::Dft | Self::Iw { .. } => 0,
-            Self::Kl { .. } => 4 * vocab * labelled.min(crate::model::HEAD_ROWS),
+            Self::Kl { .. } => 4 * vocab * labelled.min(HEAD_ROWS),
             Self::Rpsft(rotation) => rotation.bytes(plan),
         }
     }
