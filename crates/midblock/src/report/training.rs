@@ -333,7 +333,7 @@ fn charts(curves: &Curves<'_>) -> String {
         ),
     ];
     if has_objective(&curves.steps) {
-        let about = "What each step minimises, before it was made, beside the loss: the run's objective makes the one of the other.";
+        let about = "What each step minimises, and the loss; both before the step was made.";
         cards.insert(1, card("objective", " wide", "Objective", about, ""));
     }
     if !curves.drifts.is_empty() {

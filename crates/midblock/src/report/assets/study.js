@@ -205,8 +205,11 @@
     });
     const parts = (mark, index) => ({ ...dots(mark.name, color(index), 5), id: `parts ${mark.name}`, silent: true, tooltip: { show: false },
       itemStyle: { opacity: 0.5 }, data: mark.parts.length > 1 ? mark.parts : [] });
+    // Names of marks that all but coincide stand above one another.
+    const near = (a, b) => Math.abs(a.x.value - b.x.value) < 0.05 * (x.max - x.min) && Math.abs(a.y.value - b.y.value) < 0.05 * (y.max - y.min);
+    const above = (mark, index) => panel.marks.slice(0, index).filter((other) => near(other, mark)).length;
     const dot = (mark, index) => ({ ...dots(mark.name, color(index), 11), id: `mark ${mark.name}`, z: 4, data: [{ value: place(mark), mark }],
-      label: { show: true, position: [14, -14], formatter: mark.name, color: css("--ink"), fontSize: 12 } });
+      label: { show: true, position: [14, -14 - 14 * above(mark, index)], formatter: mark.name, color: css("--ink"), fontSize: 12 } });
     const zero = (id, data) => ({ type: "line", id, name: panel.origin, silent: true, symbol: "none", z: 1, color: css("--soft"), tooltip: { show: false },
       lineStyle: { color: css("--axis"), width: 1 }, data });
     const valueAxis = (name, { min, max }, gap) => ({ ...axis(), type: "value", name, nameLocation: "middle", nameGap: gap, min, max,
