@@ -83,8 +83,11 @@ impl StateCache {
         }
     }
 
-    /// Keeps the values of a sample, if there is room.
+    /// Keeps the values of a sample, if there is room and they are not there already.
     pub fn insert(&mut self, key: u64, values: &[f32]) {
+        if self.places.contains_key(&key) {
+            return; // a batch of which another sample was missing
+        }
         let bytes = size_of_val(values) as u64;
         if self.used.memory_bytes + bytes <= self.options.memory_bytes {
             self.used.memory_bytes += bytes;
@@ -133,6 +136,7 @@ mod tests {
         let samples: [&[f32]; 4] = [&[1.0, f32::MIN_POSITIVE], &[-0.0], &[3.5, 7.25], &[9.0]];
         for (key, values) in samples.iter().enumerate() {
             cache.insert(key as u64, values);
+            cache.insert(key as u64, values); // takes no room again
         }
         let found: Vec<_> = (0..5).map(|key| cache.get(key).unwrap()).collect();
         let kept = |i: usize| Some(samples[i].to_vec());
