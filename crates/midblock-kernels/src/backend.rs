@@ -213,6 +213,16 @@ pub trait Backend: Send + Sync {
         beta: f64,
     ) -> Vec<Divergence>;
 
+    /// The divergence KL(q ‖ p) in nats of p = softmax(`logits`) from q = softmax(`reference`), both (rows, `vocab`), and the gradient
+    /// of `weight` times it in the place of the logits: `logits[i, v] ← weight · (p_v − q_v)` (Hinton et al. 2015, at temperature 1).
+    fn distillation_backward(
+        &self,
+        logits: &mut Self::Buffer,
+        reference: &Self::Buffer,
+        vocab: usize,
+        weight: f64,
+    ) -> Vec<f64>;
+
     /// `out[i] = x[i] / (1 − p)` where element `i` of the stream `key` is kept, which it is with probability `1 − p`, else 0.
     /// The same key drops the same elements, so this is its own gradient. `0 ≤ p < 1`.
     fn dropout(&self, x: &Self::Buffer, p: f32, key: u64, out: &mut Self::Buffer);

@@ -226,6 +226,15 @@ pub(crate) fn divergence_backward(logits: usize, reference: usize, targets: &[u3
 }
 
 #[track_caller]
+pub(crate) fn distillation_backward(logits: usize, reference: usize, vocab: usize) {
+    same("distillation_backward", logits, reference);
+    assert!(
+        vocab > 0 && logits.is_multiple_of(vocab),
+        "distillation_backward: logits {logits}, {vocab} a row"
+    );
+}
+
+#[track_caller]
 pub(crate) fn dropout(p: f32, x: usize, out: usize) {
     same("dropout", x, out);
     assert!((0.0..1.0).contains(&p), "dropout: probability {p}");

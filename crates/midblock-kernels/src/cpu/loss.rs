@@ -160,6 +160,33 @@ pub(super) fn divergence_backward(
         .collect()
 }
 
+/// Divergences KL(q ‖ p) of rows of logits, which become `weight · (p − q)`.
+pub(super) fn distillation_backward(
+    arch: Arch,
+    logits: &mut [f32],
+    reference: &[f32],
+    vocab: usize,
+    weight: f64,
+) -> Vec<f64> {
+    logits
+        .par_chunks_exact_mut(vocab)
+        .zip(reference.par_chunks_exact(vocab))
+        .map(|(logits, reference)| {
+            let log_sum = |logits: &[f32]| {
+                let slice = arch.dispatch(Reduce(logits));
+                f64::from(slice.max) + f64::from(slice.sum).ln()
+            };
+            let log_sums = [&*logits, reference].map(|logits| log_sum(logits) as f32);
+            arch.dispatch(Distilled {
+                logits,
+                reference,
+                log_sums,
+                weight: weight as f32,
+            })
+        })
+        .collect()
+}
+
 /// Values that are summed in f32 before the sum goes on in f64.
 const SUMMED: usize = 2048;
 
@@ -241,6 +268,49 @@ impl WithSimd for Ratios<'_> {
                 .zip(&*r_rest)
                 .map(|(p, ratio)| f64::from(*p) * f64::from(*ratio));
             total += f64::from(simd.reduce_sum_f32s(sum)) + rest.sum::<f64>();
+        }
+        total
+    }
+}
+
+/// Turns logits into `weight · (p − q)` and returns `Σ q (ln q − ln p)`.
+struct Distilled<'a> {
+    logits: &'a mut [f32],
+    reference: &'a [f32],
+    log_sums: [f32; 2],
+    weight: f32,
+}
+
+impl WithSimd for Distilled<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> f64 {
+        let [log_p, log_q] = self.log_sums.map(|log_sum| simd.splat_f32s(log_sum));
+        let (zero, weight) = (simd.splat_f32s(0.0), simd.splat_f32s(self.weight));
+        let both = |l: S::f32s, r: S::f32s| {
+            let (l, r) = (simd.sub_f32s(l, log_p), simd.sub_f32s(r, log_q));
+            let (p, q) = (exp(simd, l), exp(simd, r));
+            // what cannot happen adds nothing, whatever p says of it
+            let ratio = simd.select_f32s(simd.equal_f32s(q, zero), zero, simd.sub_f32s(r, l));
+            (simd.mul_f32s(weight, simd.sub_f32s(p, q)), simd.mul_f32s(q, ratio))
+        };
+        let mut total = 0.0;
+        for (logits, reference) in self.logits.chunks_mut(SUMMED).zip(self.reference.chunks(SUMMED)) {
+            let (l, l_rest) = S::as_mut_simd_f32s(logits);
+            let (r, r_rest) = S::as_simd_f32s(reference);
+            let mut sum = zero;
+            for (l, r) in l.iter_mut().zip(r) {
+                let (gradient, term) = both(*l, *r);
+                *l = gradient;
+                sum = simd.add_f32s(sum, term);
+            }
+            // lanes beyond the end are 0 on both sides, and would count as logits
+            let (gradient, term) = both(simd.partial_load_f32s(l_rest), simd.partial_load_f32s(r_rest));
+            let mut terms = [0.0; 16];
+            simd.partial_store_f32s(&mut terms[..l_rest.len()], term);
+            simd.partial_store_f32s(l_rest, gradient);
+            total += f64::from(simd.reduce_sum_f32s(sum)) + terms.iter().copied().map(f64::from).sum::<f64>();
         }
         total
     }

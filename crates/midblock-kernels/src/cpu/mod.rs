@@ -332,6 +332,17 @@ impl Backend for Cpu {
         loss::divergence_backward(self.arch, logits, reference, targets, [weight, beta])
     }
 
+    fn distillation_backward(
+        &self,
+        logits: &mut CpuBuffer,
+        reference: &CpuBuffer,
+        vocab: usize,
+        weight: f64,
+    ) -> Vec<f64> {
+        shapes::distillation_backward(logits.len(), reference.len(), vocab);
+        loss::distillation_backward(self.arch, logits, reference, vocab, weight)
+    }
+
     fn dropout(&self, x: &CpuBuffer, p: f32, key: u64, out: &mut CpuBuffer) {
         shapes::dropout(p, x.len(), out.len());
         elementwise::dropout(self.arch, x, p, key, out);

@@ -1,5 +1,6 @@
 //! Cross entropy of logits, `ln Σ_v e^{l_v} − l_target`, and their argmax; the gradient is `softmax(l) − onehot(target)`.
-//! The divergence of p from q is `Σ p (ln p − ln q)`; its gradient with respect to the logits of p is `p (ln p − ln q − KL)`.
+//! The divergence of p from q is `Σ p (ln p − ln q)`; its gradient with respect to the logits of p is `p (ln p − ln q − KL)`, and with
+//! respect to the logits of q it is `q − p`.
 
 use crate::{Divergence, Prediction, RowWeight};
 
@@ -72,4 +73,23 @@ pub(super) fn divergence_backward(
             }
         })
         .collect()
+}
+
+/// Divergences KL(q ‖ p) of rows of logits, which become `weight · (p − q)`.
+pub(super) fn distillation_backward(logits: &mut [f64], reference: &[f64], vocab: usize, weight: f64) -> Vec<f64> {
+    let rows = logits.chunks_exact_mut(vocab).zip(reference.chunks_exact(vocab));
+    rows.map(|(row, reference)| {
+        let [sum_p, sum_q] = [&*row, reference].map(log_sum);
+        let mut divergence = 0.0;
+        for (logit, reference) in row.iter_mut().zip(reference) {
+            let (log_p, log_q) = (*logit - sum_p, reference - sum_q);
+            let q = log_q.exp();
+            if q > 0.0 {
+                divergence += q * (log_q - log_p); // what cannot happen adds nothing, whatever p says of it
+            }
+            *logit = weight * (log_p.exp() - q);
+        }
+        divergence
+    })
+    .collect()
 }

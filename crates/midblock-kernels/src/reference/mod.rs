@@ -300,6 +300,17 @@ impl Backend for Reference {
         loss::divergence_backward(logits, reference, targets, weight, beta)
     }
 
+    fn distillation_backward(
+        &self,
+        logits: &mut Vec<f64>,
+        reference: &Vec<f64>,
+        vocab: usize,
+        weight: f64,
+    ) -> Vec<f64> {
+        shapes::distillation_backward(logits.len(), reference.len(), vocab);
+        loss::distillation_backward(logits, reference, vocab, weight)
+    }
+
     fn dropout(&self, x: &Vec<f64>, p: f32, key: u64, out: &mut Vec<f64>) {
         shapes::dropout(p, x.len(), out.len());
         elementwise::dropout(x, p, key, out);

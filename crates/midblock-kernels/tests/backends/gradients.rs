@@ -283,3 +283,26 @@ fn divergence() {
     let none = Reference.divergence_backward(&mut logits.clone(), &mut same, &targets, weight, beta);
     assert!(none.iter().all(|row| row.divergence.abs() < 1e-15), "{none:?}");
 }
+
+#[test]
+fn distillation() {
+    let (vocab, weight) = (9, 0.7);
+    let (logits, reference) = (random(4, 3 * vocab), random(5, 3 * vocab));
+    let both = |logits: &Vec<f64>| {
+        let mut gradient = logits.clone();
+        let found = Reference.distillation_backward(&mut gradient, &reference, vocab, weight);
+        (gradient, found)
+    };
+    let (gradient, found) = both(&logits);
+    is_gradient(&gradient, &logits, |logits| {
+        both(logits).1.iter().map(|kl| weight * kl).sum()
+    });
+    assert!(found.iter().all(|kl| *kl > 0.0));
+    assert!(both(&reference).1.iter().all(|kl| kl.abs() < 1e-15));
+    // the other direction with p and q in turn is the same number
+    let targets = [0; 3];
+    let other = Reference.divergence_backward(&mut reference.clone(), &mut logits.clone(), &targets, 1.0, 1.0);
+    for (kl, row) in found.iter().zip(other) {
+        assert!((kl - row.divergence).abs() < 1e-14);
+    }
+}

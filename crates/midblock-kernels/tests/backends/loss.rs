@@ -64,6 +64,16 @@ proptest! {
             joined(b, &[&logits, &b.upload(&rows)])
         })), 64, 4.0);
     }
+
+    #[test]
+    fn distillation_backward(rows in 0..12usize, vocab in 1..5000usize, seed: u64) {
+        let [logits, reference] = [seed, seed ^ 1].map(|seed| -> Vec<f32> { values(seed, rows * vocab).iter().map(|v| 5.0 * v).collect() });
+        close(both(operation!(|b, logits: Vec<f32>, reference: Vec<f32>, vocab: usize| {
+            let mut logits = b.upload(logits);
+            let divergences = b.distillation_backward(&mut logits, &b.upload(reference), *vocab, 0.5);
+            joined(b, &[&logits, &b.upload(&divergences)])
+        })), 64, 4.0);
+    }
 }
 
 #[test]
@@ -86,4 +96,14 @@ fn what_cannot_happen_does_not_diverge() {
         "{rows:?}"
     );
     assert_eq!(logits.to_vec(), [0.5, 0.0, -0.5]);
+}
+
+#[test]
+fn what_the_reference_rules_out_does_not_distil() {
+    let cpu = Cpu::new();
+    let mut logits = cpu.upload(&[0.0f32, f32::NEG_INFINITY, 0.0]);
+    let reference = cpu.upload(&[0.0f32, f32::NEG_INFINITY, f32::NEG_INFINITY]);
+    let divergences = cpu.distillation_backward(&mut logits, &reference, 3, 1.0);
+    assert!((divergences[0] - 2f64.ln()).abs() < 1e-6, "{divergences:?}");
+    assert_eq!(logits.to_vec(), [-0.5, 0.0, 0.5]);
 }
