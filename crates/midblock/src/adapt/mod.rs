@@ -8,9 +8,11 @@
 //! | LoRA | a pair A (R, in), B (out, R) for each chosen matrix: `W + s·B·A`; the rank differs between blocks |
 
 mod lora;
+mod masks;
 mod peft;
 
 pub use lora::{LoraOptions, Scaling, initial_a};
+pub use masks::{MaskGroup, Masks, column_channels};
 
 use crate::{
     Error, Result,
