@@ -70,17 +70,28 @@ mod tests {
         let open_mpi = [("OMPI_COMM_WORLD_SIZE", "4"), ("OMPI_COMM_WORLD_RANK", "3")];
         assert_eq!(found(&open_mpi), Some(("mpirun", 4, 3)));
         assert_eq!(found(&[("PMI_SIZE", "2"), ("PMI_RANK", "0")]), Some(("mpirun", 2, 0)));
-        let srun = [("SLURM_STEP_NUM_TASKS", "8"), ("SLURM_PROCID", "5"), ("SLURM_NTASKS", "8")];
+        let srun = [
+            ("SLURM_STEP_NUM_TASKS", "8"),
+            ("SLURM_PROCID", "5"),
+            ("SLURM_NTASKS", "8"),
+        ];
         assert_eq!(found(&srun), Some(("srun", 8, 5)));
         // mpirun inside of an allocation, whose one step starts mpirun's helpers
-        let both = [open_mpi.as_slice(), &[("SLURM_STEP_NUM_TASKS", "2"), ("SLURM_PROCID", "1")]].concat();
+        let both = [
+            open_mpi.as_slice(),
+            &[("SLURM_STEP_NUM_TASKS", "2"), ("SLURM_PROCID", "1")],
+        ]
+        .concat();
         assert_eq!(found(&both), Some(("mpirun", 4, 3)));
     }
 
     #[test]
     fn one_process_is_no_job() {
         assert_eq!(found(&[]), None);
-        assert_eq!(found(&[("OMPI_COMM_WORLD_SIZE", "1"), ("OMPI_COMM_WORLD_RANK", "0")]), None);
+        assert_eq!(
+            found(&[("OMPI_COMM_WORLD_SIZE", "1"), ("OMPI_COMM_WORLD_RANK", "0")]),
+            None
+        );
         // a batch script without srun
         assert_eq!(found(&[("SLURM_NTASKS", "8"), ("SLURM_PROCID", "0")]), None);
         assert_eq!(found(&[("PMI_SIZE", "many"), ("PMI_RANK", "0")]), None);

@@ -20,7 +20,7 @@ pub use mpi::Mpi;
 pub use shares::shares;
 pub use threads::{Thread, threads};
 
-use crate::{Error, Result};
+use crate::{Error, Result, run};
 use bytemuck::Pod;
 use midblock_kernels::Real;
 use serde::{Serialize, de::DeserializeOwned};
@@ -67,6 +67,23 @@ impl Ranks {
     /// One process; nothing costs anything.
     pub fn alone() -> Self {
         Self::default()
+    }
+
+    /// The job that this process belongs to, as its launcher says in the environment. Without a launcher, or with one process, alone.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there are several processes and this build has no MPI, or MPI cannot be used.
+    pub fn join() -> Result<Self> {
+        match launch(|name| std::env::var(name).ok()) {
+            None => Ok(Self::alone()),
+            #[cfg(feature = "mpi")]
+            Some(launch) => Ok(Self::over(Mpi::join(&launch)?)),
+            #[cfg(not(feature = "mpi"))]
+            Some(launch) => launch.refuse(
+                "this build of midblock works in one process",
+                "build one that uses MPI: cargo build --release --features mpi",
+            ),
+        }
     }
 
     /// Those that a communicator connects.
@@ -163,7 +180,7 @@ impl Ranks {
         let mut sums = vec![0.0; cut(self.rank()).len()];
         for bytes in self.exchange(&parts)? {
             sums.iter_mut()
-                .zip(read::<R>(&bytes))
+                .zip(self::values::<R>(&bytes))
                 .for_each(|(sum, value)| *sum += value.to_f64());
         }
         let own: Vec<R> = sums.into_iter().map(R::from_f64).collect();
@@ -172,7 +189,7 @@ impl Ranks {
             let range = values_of(values.len(), rank, n);
             values[range]
                 .iter_mut()
-                .zip(read(bytes))
+                .zip(self::values(bytes))
                 .for_each(|(value, sum)| *value = sum);
         }
         Ok(())
@@ -217,7 +234,8 @@ impl Ranks {
         }
         let made = if self.is_first() { Some(make()?) } else { None };
         let bytes = serde_json::to_vec(&made).expect("invariant: what is shared can be written as JSON");
-        let shared: Option<T> = serde_json::from_slice(&self.broadcast(&bytes)?).expect("invariant: JSON of the same type");
+        let shared: Option<T> =
+            serde_json::from_slice(&self.broadcast(&bytes)?).expect("invariant: JSON of the same type");
         Ok(shared.expect("invariant: rank 0 has made it"))
     }
 
@@ -252,6 +270,24 @@ impl Ranks {
         }
     }
 
+    /// Threads for each rank: the cores it may use, shared with the ranks that may use the same, and no more than the other ranks have, so
+    /// that all compute alike.
+    ///
+    /// # Errors
+    /// A rank has failed.
+    pub fn threads_each(&self) -> Result<usize> {
+        let place = run::place();
+        let sharing = self
+            .all(place.as_bytes())?
+            .iter()
+            .filter(|other| **other == place.as_bytes())
+            .count();
+        let own = std::thread::available_parallelism().map_or(1, usize::from) / sharing;
+        let all = self.all(&(own.max(1) as u64).to_le_bytes())?;
+        let least = all.iter().flat_map(|bytes| values::<u64>(bytes)).min();
+        Ok(least.unwrap_or(1) as usize)
+    }
+
     /// Checks that all ranks have the same.
     ///
     /// # Errors
@@ -279,9 +315,9 @@ fn values_of(len: usize, rank: usize, size: usize) -> Range<usize> {
 }
 
 /// Values from bytes, wherever these are aligned.
-fn read<R: Pod>(bytes: &[u8]) -> impl Iterator<Item = R> {
+pub(crate) fn values<R: Pod>(bytes: &[u8]) -> impl Iterator<Item = R> {
     bytes.chunks_exact(size_of::<R>()).map(bytemuck::pod_read_unaligned)
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -72,7 +72,11 @@ fn words_go_from_one_to_all_and_from_all_to_one() {
     for result in on_ranks(3, |ranks| {
         let own = vec![ranks.rank() as u8; ranks.rank() + 1];
         let gathered = ranks.gather(&own)?;
-        let expected = if ranks.is_first() { vec![vec![0], vec![1; 2], vec![2; 3]] } else { vec![] };
+        let expected = if ranks.is_first() {
+            vec![vec![0], vec![1; 2], vec![2; 3]]
+        } else {
+            vec![]
+        };
         assert_eq!(gathered, expected);
         assert_eq!(ranks.all(&own)?[2], [2, 2, 2]);
         assert_eq!(ranks.broadcast(&own)?, [0]);
@@ -104,7 +108,10 @@ fn what_differs_is_named() {
     });
     for result in results {
         let message = result.unwrap_err().to_string();
-        assert!(message.starts_with("rank 0 and rank 1 do not match: the hash of the data is "), "{message}");
+        assert!(
+            message.starts_with("rank 0 and rank 1 do not match: the hash of the data is "),
+            "{message}"
+        );
     }
 }
 
