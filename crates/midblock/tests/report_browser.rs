@@ -335,6 +335,7 @@ fn training_run(steps: u64) -> TrainingRun {
             seconds_left: 0.0,
             private_bytes: Some(300 << 20),
             carrier: None,
+            exchange: None,
         })
     };
     let evaluation = |step: u64| {
@@ -400,6 +401,7 @@ fn training_run(steps: u64) -> TrainingRun {
         sequences: [90, 10],
         steps,
         planned_bytes: 1 << 28,
+        ranks: None,
         position: None,
         ending: Some(Ending::Finished),
         result: "adapter".into(),

@@ -284,8 +284,8 @@ impl Experiment {
             .collect()
     }
 
-    /// What makes this run the run it is; `files` are the base model's, `tuned` those of a tuned one.
-    pub fn identity(&self, files: &[FileHash], tuned: Option<&[FileHash]>) -> Identity {
+    /// What makes this run, on so many ranks, the run it is; `files` are the base model's, `tuned` those of a tuned one.
+    pub fn identity(&self, files: &[FileHash], tuned: Option<&[FileHash]>, ranks: usize) -> Identity {
         let hash = |files: &[FileHash]| {
             let mut hash = blake3::Hasher::new();
             files.iter().for_each(|file| _ = hash.update(file.blake3.as_bytes()));
@@ -301,6 +301,7 @@ impl Experiment {
                 .map(|count| (count.name.clone(), count.hash.clone()))
                 .collect(),
             threads: rayon::current_num_threads(),
+            ranks,
         }
     }
 }

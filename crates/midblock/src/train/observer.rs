@@ -40,6 +40,9 @@ pub struct StepMetrics {
     /// Where masks are trained: how that goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub carrier: Option<CarrierMetrics>,
+    /// What the ranks exchanged; none of one process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchange: Option<Exchange>,
 }
 
 /// Loss-Constrained Dual Descent after a step.
@@ -55,6 +58,17 @@ pub struct CarrierMetrics {
     pub active: u64,
     /// All masks.
     pub masks: u64,
+}
+
+/// What the ranks of a step exchanged, as rank 0 saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Exchange {
+    /// Time that rank 0 waited for the others to finish their micro-batches.
+    pub wait_seconds: f64,
+    /// Time that summing the gradients took.
+    pub reduce_seconds: f64,
+    /// Bytes that rank 0 sent for it.
+    pub sent_bytes: u64,
 }
 
 impl StepMetrics {
