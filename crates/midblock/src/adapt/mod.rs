@@ -10,9 +10,11 @@
 mod lora;
 mod masks;
 mod peft;
+mod soft_prompt;
 
 pub use lora::{LoraOptions, Scaling, initial_a};
 pub use masks::{MaskGroup, Masks, column_channels};
+pub use soft_prompt::{Origin, SoftPrompt, Source};
 
 use crate::{
     Error, Result,

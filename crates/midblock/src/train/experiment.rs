@@ -7,7 +7,7 @@ use super::{
 use crate::{
     Error, Result,
     adapt::{Kind, LoraOptions, Plan, Recipe},
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, digest},
     config::{AdaptKind, Config},
     hub::{HubOptions, OnTransfer},
     model::Architecture,
@@ -243,11 +243,9 @@ impl Experiment {
 
     /// What makes this run the run it is; `files` are the base model's.
     pub fn identity(&self, files: &[FileHash]) -> Identity {
-        let mut base = blake3::Hasher::new();
-        files.iter().for_each(|file| _ = base.update(file.blake3.as_bytes()));
         Identity {
             config: self.config.clone(),
-            base: base.finalize().to_hex().to_string(),
+            base: digest(files),
             data: self
                 .counts
                 .iter()

@@ -10,3 +10,4 @@ mod mutations;
 mod objectives;
 mod outputs;
 mod trainer;
+mod triggers;
