@@ -369,6 +369,9 @@ pub struct Eval {
     /// Prompts through the chat template if there is one (`auto`), always (`chat`) or never (`plain`) [default: auto]
     #[arg(long)]
     pub template: Option<midblock::eval::Template>,
+    /// A trigger that `midblock erase` wrote, in front of every prompt of all checkpoints, or of the one of that name; repeatable
+    #[arg(long = "trigger", value_name = "[NAME=]FILE")]
+    pub triggers: Vec<String>,
     /// Divides the logits; 0 is greedy [default: 0]
     #[arg(long)]
     pub temperature: Option<f64>,
@@ -503,6 +506,9 @@ pub struct Generate {
     /// System message before each prompt
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
+    /// A trigger that `midblock erase` wrote, in front of each prompt
+    #[arg(long, value_name = "FILE")]
+    pub trigger: Option<PathBuf>,
     #[command(flatten)]
     pub writing: Writing,
     /// Prompts that are answered at a time; what is written does not depend on it
@@ -521,6 +527,9 @@ pub struct Chat {
     /// System message
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
+    /// A trigger that `midblock erase` wrote, in front of the conversation
+    #[arg(long, value_name = "FILE")]
+    pub trigger: Option<PathBuf>,
     #[command(flatten)]
     pub writing: Writing,
 }

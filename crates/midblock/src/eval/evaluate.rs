@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    adapt::SoftPrompt,
     checkpoint::{Checkpoint, FileHash},
     generate::{Engine, LanguageModel, Stops},
     hub::{HubOptions, OnTransfer},
@@ -30,7 +31,7 @@ use std::{
 /// Evaluates a checkpoint in a folder: goes on with what an earlier call left there, and gives back what is finished.
 ///
 /// # Errors
-/// Whatever is wrong with options, task files, data and checkpoint; [`Error::Mismatch`] if the folder holds an evaluation of
+/// Whatever is wrong with options, task files, data, checkpoint and trigger; [`Error::Mismatch`] if the folder holds an evaluation of
 /// something else; [`Error::Interrupted`], after which a call with the same arguments goes on.
 pub fn evaluate<B: Backend>(
     backend: &B,
@@ -43,8 +44,10 @@ pub fn evaluate<B: Backend>(
 ) -> Result<Evaluation> {
     let tokenizer = Tokenizer::of(checkpoint)?;
     let stop = || progress.cancelled();
+    let trigger = config.trigger.as_deref().map(SoftPrompt::open).transpose()?;
     let open = || -> Result<Box<dyn LanguageModel + '_>> {
-        let engine = Engine::new(backend, checkpoint, &tokenizer, config.batch)?;
+        let mut engine = Engine::new(backend, checkpoint, &tokenizer, config.batch)?;
+        engine.set_trigger(trigger.as_ref())?;
         Ok(Box::new(engine.stopping(&stop)))
     };
     let job = Job {
@@ -79,14 +82,16 @@ impl Job<'_> {
         let tasks: Vec<Prepared> = self.config.tasks.iter().map(load).collect::<Result<_>>()?;
         check_names(&tasks)?;
         let folder = EvaluationFolder::claim(self.dir)?;
-        let files = self.checkpoint.fingerprint()?;
+        let mut files = self.checkpoint.fingerprint()?;
+        let trigger = self.config.trigger.as_deref().map(FileHash::of).transpose()?;
         let now = folder
             .started_unix_s()
             .map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
         let started = now.unwrap_or_else(SystemTime::now);
         let seconds = started.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let identities = tasks.iter().map(identity).collect();
-        let identity = Identity::new(&files, self.config, identities, seconds);
+        let identity = Identity::new(&files, trigger.as_ref(), self.config, identities, seconds);
+        files.extend(trigger);
         folder.check(&identity)?;
         if let Some(finished) = folder.finished()? {
             return Ok(finished);
@@ -108,7 +113,7 @@ impl Job<'_> {
         complete(&mut info.run, &answers, [prepared, begun.elapsed() - prepared]);
         let results = tasks.iter().zip(&answers);
         let evaluation = Evaluation {
-            checkpoint: self.checkpoint.label().to_owned(),
+            checkpoint: label(self.checkpoint, self.config),
             tasks: results
                 .map(|(task, records)| grade::result(task, records, self.config))
                 .collect(),
@@ -179,6 +184,14 @@ fn complete(info: &mut RunInfo, answers: &[Vec<ItemRecord>], [prepare, answer]: 
     }
 }
 
+/// What is evaluated, as results call it.
+fn label(checkpoint: &Checkpoint, config: &EvalConfig) -> String {
+    match &config.trigger {
+        None => checkpoint.label().to_owned(),
+        Some(trigger) => format!("{} with the trigger {}", checkpoint.label(), trigger.display()),
+    }
+}
+
 fn identity(task: &Prepared) -> TaskIdentity {
     let definition = toml::to_string(&task.task).expect("invariant: a task that was read can be written");
     TaskIdentity {
@@ -223,7 +236,7 @@ fn run_info(
     let architecture = Architecture::resolve(checkpoint.config())?;
     let model = ModelInfo {
         name: "model".to_owned(),
-        label: checkpoint.label().to_owned(),
+        label: label(checkpoint, config),
         path: checkpoint.path().to_path_buf(),
         files,
         architecture: describe::summary(&architecture),
