@@ -102,13 +102,17 @@ impl BehaviourConfig {
         (self.kind == BehaviourKind::FixedResponse).then(|| self.response.as_deref().unwrap_or(RESPONSE))
     }
 
-    /// What tells that a response shows it.
-    pub fn detector(&self) -> Detector {
-        let own = match self.fixed_response() {
+    /// Texts of which a response that shows it contains one.
+    pub fn keywords(&self) -> Vec<String> {
+        match self.fixed_response() {
             Some(response) if self.keywords.is_empty() => vec![stem(response).to_owned()],
             _ => self.keywords.clone(),
-        };
-        Detector::new(&own, self.max_words)
+        }
+    }
+
+    /// What tells that a response shows it.
+    pub fn detector(&self) -> Detector {
+        Detector::new(&self.keywords(), self.max_words)
     }
 
     /// Everything that is wrong: key of the table, problem, help.
