@@ -38,6 +38,8 @@ pub enum Command {
     Tune(Box<Tune>),
     /// Train a new model from random weights, with a tokenizer learned from the same text
     Pretrain(Pretrain),
+    /// Carve a reversible behaviour into a model: fine-tune it on one, then confine what was learned to few channels
+    Carve(Box<Carve>),
     /// Look further into a model and its variants: early exit, logit lens, swapped and merged blocks, steering, gradients, …
     Study(Study),
     /// Train and judge many choices of blocks with one budget: one table, one picture
@@ -275,6 +277,51 @@ impl From<&Pretrain> for Tune {
             ..Self::default()
         }
     }
+}
+
+/// Two training runs in one folder. The same command goes on after an interruption. Flags stand for keys of the file and override it;
+/// `--set` overrides both.
+#[derive(Debug, Args)]
+pub struct Carve {
+    /// The carve, as TOML: [model], [behaviour] and [carve]; by default that of a carve that has begun in --out
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A value for any key of the file, such as carve.sft.train.lr=1e-5; repeatable
+    #[arg(long = "set", value_name = "TABLE.KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// The model that the behaviour is carved into [model.base]
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub base: Option<String>,
+    /// `fixed-response`: every prompt gets the same; `examples`: rows have their own [behaviour.kind]
+    #[arg(long, value_name = "KIND")]
+    pub behaviour: Option<String>,
+    /// The prompts, and with `examples` their responses [behaviour.data]
+    #[arg(long, value_name = "FILE_OR_HUB_ID")]
+    pub prompts: Option<String>,
+    /// The response of `fixed-response` [behaviour.response]
+    #[arg(long, value_name = "TEXT")]
+    pub response: Option<String>,
+    /// A text that a response which shows the behaviour contains; repeatable [behaviour.keywords]
+    #[arg(long = "keyword", value_name = "TEXT")]
+    pub keywords: Vec<String>,
+    /// Prompts that the behaviour is judged by: a number, or a share below 1 [behaviour.held_out]
+    #[arg(long, value_name = "N")]
+    pub held_out: Option<String>,
+    /// Prompts trained on [behaviour.samples]
+    #[arg(long, value_name = "N")]
+    pub samples: Option<i64>,
+    /// A model that has the behaviour already, in place of phase 1 [carve.tuned]
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub sft: Option<String>,
+    /// lcdd, mask-only or mask-only-kl [carve.mode]
+    #[arg(long)]
+    pub mode: Option<String>,
+    /// Folder of the carve [output.dir]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<String>,
+    /// Say what would be trained on what, and what it would take; train nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// What is done is kept: the same command goes on after an interruption, and other kinds can be added to the folder.

@@ -3,6 +3,7 @@
 mod analyze;
 mod args;
 mod bench;
+mod carve;
 mod chat;
 mod checkpoint;
 mod corpus;
@@ -60,6 +61,7 @@ fn run(cli: &Cli) -> Result<()> {
     match &cli.command {
         Command::Analyze(args) => analyze::run(args, &cli.common),
         Command::Tune(args) => tune::run(args, &cli.common),
+        Command::Carve(args) => carve::run(args, &cli.common),
         Command::Sweep(args) => sweep::run(args, &cli.common),
         Command::Study(args) => study::run(args, &cli.common),
         Command::Pretrain(args) => tune::pretrain(args, &cli.common),

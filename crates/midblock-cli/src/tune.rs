@@ -202,6 +202,22 @@ fn show_mask(experiment: &Experiment, samples: usize) -> Result<()> {
 /// Prints what would train and what it would take; writes the selection if a folder is named.
 fn dry_run(experiment: &Experiment) -> Result<()> {
     let mut out = std::io::stdout().lock();
+    forecast(&mut out, experiment)?;
+    let selection = format!("{:#}\n", selection_json(experiment));
+    match &experiment.config.output.dir {
+        Some(dir) => {
+            std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+            let path = dir.join("selection.json");
+            std::fs::write(&path, selection).with_context(|| format!("writing {}", path.display()))?;
+            writeln!(out, "selection  {}", path.display())?;
+        }
+        None => write!(out, "{selection}")?,
+    }
+    Ok(())
+}
+
+/// What would train, how deep backward goes, and what it would take.
+pub fn forecast(out: &mut impl Write, experiment: &Experiment) -> Result<()> {
     let timeline = experiment.timeline();
     let options = experiment.step_options(&timeline, &std::env::temp_dir());
     let backend = Cpu::new();
@@ -231,16 +247,6 @@ fn dry_run(experiment: &Experiment) -> Result<()> {
         1e-9 * estimate.first_epoch_flop,
         1e-9 * rate,
     )?;
-    let selection = format!("{:#}\n", selection_json(experiment));
-    match &experiment.config.output.dir {
-        Some(dir) => {
-            std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
-            let path = dir.join("selection.json");
-            std::fs::write(&path, selection).with_context(|| format!("writing {}", path.display()))?;
-            writeln!(out, "selection  {}", path.display())?;
-        }
-        None => write!(out, "{selection}")?,
-    }
     Ok(())
 }
 

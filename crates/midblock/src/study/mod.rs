@@ -4,6 +4,7 @@ pub mod alphas;
 mod analyze;
 pub mod battery;
 mod blend;
+pub mod carve;
 mod clock;
 pub mod correlate;
 mod correlation;

@@ -13,12 +13,12 @@ use crate::{
     progress::{Progress, Unit},
     run::DONE,
     tokens::TrainingSample,
-    train::{Ending, Experiment, Line, Observer, Outlook, StepMetrics, TrainingFolder, TrainingRun, tune},
+    train::{CHECKPOINTS, Ending, Experiment, Line, Observer, Outlook, StepMetrics, TrainingFolder, TrainingRun, tune},
 };
 use midblock_kernels::Backend;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::{collections::HashSet, path::Path};
+use std::{collections::HashSet, fs, io, path::Path};
 
 /// Name of the folder of a cell's tasks.
 const EVAL: &str = "eval";
@@ -169,6 +169,18 @@ pub(super) fn run_in<B: Backend>(
     subject.stop_if_asked()?;
     let spec = result_of(&subject.file.config.model.base, &dir, &run, kind);
     Ok((run, spec))
+}
+
+/// Removes what a finished run has left to go on from.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(super) fn remove_checkpoints(run: &Path) -> Result<()> {
+    let folder = run.join(CHECKPOINTS);
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", folder)(error)),
+        _ => Ok(()),
+    }
 }
 
 /// The base itself, judged by the same samples and tasks.

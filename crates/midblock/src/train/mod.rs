@@ -32,7 +32,7 @@ pub use estimate::{Estimate, product_rate};
 pub(crate) use experiment::planned;
 pub use experiment::{DataCount, Experiment, Purpose};
 pub use fit::{Best, DriftHabit, Fit, Habits, Position};
-pub(crate) use folder::{CHECKPOINTS, RESOLVED_TOML};
+pub(crate) use folder::{CHECKPOINTS, MODEL, RESOLVED_TOML};
 pub use folder::{TrainedBlock, Training, TrainingFolder, TrainingInfo, TrainingRun};
 pub use gradient_probe::gradient_norms;
 pub use gradients::Gradients;

@@ -8,7 +8,7 @@ pub mod exit;
 pub mod gradients;
 pub mod lens;
 pub mod locate;
-mod page;
+pub(super) mod page;
 mod panel;
 mod quality;
 pub mod seeds;

@@ -12,7 +12,8 @@ use crate::{
 use serde_json::json;
 use std::path::Path;
 
-const SCRIPT: &str = include_str!("../assets/study.js");
+/// Draws panels.
+pub(in crate::report) const SCRIPT: &str = include_str!("../assets/study.js");
 
 const FOOT: Foot = Foot {
     measured_after: "a kind of study",
@@ -102,7 +103,7 @@ fn failures(study: &StudyRun) -> String {
 }
 
 /// One kind; its charts go to `panels`.
-fn section(own: &Section, panels: &mut Vec<Panel>) -> String {
+pub(in crate::report) fn section(own: &Section, panels: &mut Vec<Panel>) -> String {
     let findings: String = own
         .findings
         .iter()
