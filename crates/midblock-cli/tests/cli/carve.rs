@@ -148,7 +148,7 @@ fn a_tuned_model_stands_in_place_of_phase_one() {
     assert!(!out.join("sft").exists() && out.join("carrier/DONE").is_file(), "{stdout}");
     assert!(fs::read_to_string(out.join("carrier/resolved.toml")).unwrap().contains("target = \"tuned\""));
     // a model of another shape cannot be masked
-    let other = asset("../../fixtures/tiny/llama");
+    let other = asset("../../fixtures/llama-tied");
     let mut command = midblock();
     command.args(["carve", "--base", &base(), "--prompts", &prompts(dir.path()), "--sft", &other, "--dry-run"]);
     let [_, stderr] = output(&mut command, 2);
