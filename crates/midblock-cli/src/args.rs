@@ -327,8 +327,8 @@ pub struct Carve {
 /// What is done is kept: the same command goes on after an interruption, and other kinds can be added to the folder.
 #[derive(Debug, Args)]
 pub struct Study {
-    /// `all` but tradeoff, or some of exit, lens, swap, alphas, steer, drift, gradients, seeds, correlate, selective, locate, tradeoff,
-    /// separated by commas
+    /// `all` but tradeoff and reversal, or some of exit, lens, swap, alphas, steer, drift, gradients, seeds, correlate, selective, locate,
+    /// tradeoff, reversal, separated by commas
     #[arg(value_name = "KINDS")]
     pub kinds: String,
     /// The study, as TOML: an experiment's with [study]; by default that of a study that has begun in --out
@@ -349,6 +349,9 @@ pub struct Study {
     /// Data to measure on; --data if there is none; repeatable [data.eval]
     #[arg(long, value_name = "NAME=FILE_OR_HUB_ID")]
     pub eval: Vec<String>,
+    /// A finished carve, for reversal; base and data are its own if not given [study.reversal.carve]
+    #[arg(long, value_name = "DIR")]
+    pub carve: Option<String>,
     /// Samples measured of each data set [study.samples]
     #[arg(long, value_name = "N")]
     pub samples: Option<i64>,

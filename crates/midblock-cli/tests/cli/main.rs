@@ -4,6 +4,7 @@
 
 mod analyze;
 mod bad_input;
+mod carve;
 mod drift;
 mod eval;
 mod generate;

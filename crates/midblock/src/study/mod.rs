@@ -18,6 +18,7 @@ pub mod lens;
 pub mod locate;
 mod merge;
 mod readings;
+pub mod reversal;
 mod samples;
 mod scores;
 pub mod seeds;

@@ -11,6 +11,7 @@ pub mod locate;
 pub(super) mod page;
 mod panel;
 mod quality;
+pub mod reversal;
 pub mod seeds;
 pub mod selective;
 pub mod steer;

@@ -7,7 +7,7 @@ use crate::{
     Error, Result,
     behaviour::BehaviourConfig,
     config::{
-        AdaptKind, Config, Data, DataSource, File, Given, Model, Output, Override, Problem, Select, Train, flat_values,
+        AdaptKind, Config, Data, DataSource, File, Given, Model, Output, Override, Problem, Select, Train, WeightFormat, flat_values,
     },
     select::{Layers, Modules},
     tokens::{Format, data::DataSpec},
@@ -22,6 +22,18 @@ pub(super) const DATA: &str = "data";
 pub(super) const SPLIT: [&str; 2] = ["train.jsonl", "held-out.jsonl"];
 /// How both phases call what is judged by.
 pub(super) const HELD_OUT: &str = "held-out";
+
+/// What the carve in `dir` is trained on.
+pub(in crate::study) fn train_source(dir: &Path, name: &str) -> DataSpec {
+    source(dir, name, SPLIT[0])
+}
+
+fn source(dir: &Path, name: &str, file: &str) -> DataSpec {
+    DataSpec {
+        name: name.to_owned(),
+        source: dir.join(DATA).join(file).display().to_string(),
+    }
+}
 
 /// What is carve's own in both phases; what `carve.mode` says is besides.
 const OWN: [&str; 9] = [
@@ -46,7 +58,7 @@ pub struct CarveConfig {
     pub behaviour: BehaviourConfig,
     /// The phases.
     pub carve: Carve,
-    /// `dir`: the folder. The other keys are both phases'.
+    /// `dir`: the folder. The other keys are both phases'; `dtype` is `f32` by default.
     pub output: Output,
 }
 
@@ -231,18 +243,11 @@ impl CarveFile {
 
     /// What a phase is where nothing else is said: the paper's loop.
     fn defaults(&self, phase: CarvePhase, dir: &Path) -> Config {
-        let source = |name: &str, file: &str| {
-            let source = dir.join(DATA).join(file).display().to_string();
-            DataSource(DataSpec {
-                name: name.to_owned(),
-                source,
-            })
-        };
         let mut config = Config {
             model: self.config.model.clone(),
             data: Data {
-                train: vec![source(self.config.behaviour.name(), SPLIT[0])],
-                eval: vec![source(HELD_OUT, SPLIT[1])],
+                train: vec![DataSource(train_source(dir, self.config.behaviour.name()))],
+                eval: vec![DataSource(source(dir, HELD_OUT, SPLIT[1]))],
                 format: Some(Format::Completion),
                 ..Data::default()
             },
@@ -266,6 +271,8 @@ impl CarveFile {
         };
         config.adapt.kind = AdaptKind::Full;
         config.output.dir = Some(dir.join(phase.name()));
+        // what is masked is a small difference of weights, which the base's own format might round away
+        config.output.dtype.get_or_insert(WeightFormat::F32);
         config
     }
 }

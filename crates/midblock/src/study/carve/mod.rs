@@ -8,8 +8,10 @@ mod config;
 mod record;
 mod run;
 
+pub(super) use config::train_source;
 pub use config::{Carve, CarveConfig, CarveFile, CarveMode, CarvePhase};
 pub use record::{BehaviourInfo, CarveRun};
+pub(super) use run::CARVE_TOML;
 pub use run::{Carving, Rehearsal, rehearse};
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 use super::CarvePhase;
 use crate::{
-    Error, Result, report,
+    Error, Result,
+    behaviour::Detector,
+    report,
     run::{REPORT_HTML, RunInfo, write_bytes},
     train::TrainingRun,
 };
@@ -45,6 +47,13 @@ pub struct BehaviourInfo {
     pub repeated: usize,
     /// Prompts trained on, and prompts it is judged by.
     pub prompts: [usize; 2],
+}
+
+impl BehaviourInfo {
+    /// What tells that a response shows it.
+    pub fn detector(&self) -> Detector {
+        Detector::new(&self.keywords, self.max_words)
+    }
 }
 
 impl CarveRun {

@@ -43,7 +43,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-const CARVE_TOML: &str = "carve.toml";
+pub(in crate::study) const CARVE_TOML: &str = "carve.toml";
 /// What a model that stands in place of phase 1's result is called.
 const TUNED: &str = "tuned";
 
