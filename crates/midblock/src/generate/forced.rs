@@ -4,10 +4,10 @@
 
 use super::{
     engine::Engine,
-    passes::{Extension, LOGITS, Phase, Wanted},
+    passes::{Extension, Phase, Wanted},
 };
 use crate::{Error, Result};
-use midblock_kernels::{Accumulate, Backend};
+use midblock_kernels::Backend;
 
 /// A sequence whose next-token distributions are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,21 +96,8 @@ impl<B: Backend> Engine<'_, B> {
             [places * mine.hidden, places * theirs.hidden],
             "states of both models"
         );
-        let backend = self.backend;
-        let mut divergences = Vec::with_capacity(places);
-        let chunks = states
-            .chunks(LOGITS * mine.hidden)
-            .zip(others.chunks(LOGITS * theirs.hidden));
-        let (mut p, mut q) = (backend.zeros(0), backend.zeros(0));
-        for (states, others) in chunks {
-            let rows = states.len() / mine.hidden;
-            for (decoder, states, logits) in [(&self.decoder, states, &mut p), (&other.decoder, others, &mut q)] {
-                backend.resize(logits, rows * mine.vocab);
-                let states = backend.upload(states);
-                backend.linear(&states, decoder.ends().head(), rows, Accumulate::Write, logits);
-            }
-            divergences.extend(backend.distillation_backward(&mut q, &p, mine.vocab, 0.0)); // the gradient is not asked for
-        }
-        Ok(divergences)
+        let [states, others] = [states, others].map(|states| self.backend.upload(states));
+        let (own, other) = (self.decoder.ends(), other.decoder.ends());
+        Ok(own.divergences(self.backend, &states, other, &others))
     }
 }

@@ -14,7 +14,7 @@ const CHUNK: usize = 512;
 /// Tokens of all sequences that go through the model at a time, but for a step of decoding.
 pub(super) const ROWS: usize = 1024;
 /// Rows whose logits exist at a time.
-pub(super) const LOGITS: usize = 64;
+const LOGITS: usize = 64;
 
 /// What stands in front of every sequence.
 pub(super) struct Trigger<B: Backend> {

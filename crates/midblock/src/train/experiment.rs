@@ -246,6 +246,7 @@ impl Experiment {
         Identity {
             config: self.config.clone(),
             base: digest(files),
+            others: Vec::new(),
             data: self
                 .counts
                 .iter()

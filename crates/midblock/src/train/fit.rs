@@ -5,10 +5,10 @@
 //! depends on it and the stepper's state alone, and so a run that goes on from a checkpoint does what it would have done.
 
 use super::{
-    Checkpoints, DriftMetrics, Drifted, Ending, Evaluation, Item, LossSum, Observer, Outlook, Schedule, StepInfo,
-    StepMetrics, Stepper, Timeline, restore,
+    Checkpoints, DriftMetrics, Drifted, Ending, Evaluation, Item, LossSum, Observer, Outlook, Schedule, Settings,
+    StepInfo, StepMetrics, Stepper, Timeline, restore,
 };
-use crate::{Error, Result, run::private_rss_bytes};
+use crate::{Error, Result, config::Config, run::private_rss_bytes};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
@@ -63,7 +63,7 @@ pub struct DriftHabit<'a> {
 }
 
 /// A run, ready to go.
-pub struct Fit<'a> {
+pub struct Fit<'a, C: Settings = Config> {
     /// What is trained.
     pub stepper: &'a mut dyn Stepper,
     /// Sequences to train on.
@@ -79,7 +79,7 @@ pub struct Fit<'a> {
     /// Measuring of drift, if it is wanted.
     pub drift: Option<DriftHabit<'a>>,
     /// Where checkpoints go.
-    pub checkpoints: &'a Checkpoints,
+    pub checkpoints: &'a Checkpoints<C>,
     /// Who is told.
     pub observers: &'a mut [&'a mut dyn Observer],
     /// Asked between batches whether to stop.
@@ -89,7 +89,7 @@ pub struct Fit<'a> {
 /// Steps that the expected time of a step is an average over.
 const RECENT: f64 = 20.0;
 
-impl Fit<'_> {
+impl<C: Settings> Fit<'_, C> {
     /// Runs from `position`, which is where the stepper's state is, to the end. Returns where and why it ended.
     ///
     /// # Errors
@@ -268,6 +268,7 @@ impl Fit<'_> {
             trained_tokens_per_s: sum.tokens as f64 / seconds,
             seconds_left: expected * (self.timeline.steps() - position.step) as f64,
             private_bytes: private_rss_bytes(),
+            erasure: report.erasure,
         };
         self.tell(|observer| observer.step(&metrics))?;
         Ok(true)

@@ -8,7 +8,7 @@
 //! | `metrics.jsonl` | a line for each step and evaluation |
 //! | `tensorboard/` | the same for TensorBoard |
 //! | `checkpoints/` | to go on from; may be deleted when there is a `DONE` |
-//! | `adapter/` or `model/` | the result: a PEFT adapter or a Hugging Face folder |
+//! | `adapter/`, `model/` or `trigger.safetensors` | the result: a PEFT adapter, a Hugging Face folder or a trigger |
 //! | `report.html` | the page |
 //! | `DONE` | empty; written last |
 //!
@@ -32,9 +32,10 @@ pub(crate) const CHECKPOINTS: &str = "checkpoints";
 pub(crate) const TENSORBOARD: &str = "tensorboard";
 pub(crate) const ADAPTER: &str = "adapter";
 pub(crate) const MODEL: &str = "model";
+pub(crate) const TRIGGER: &str = "trigger.safetensors";
 
 /// Everything that a run may leave in its folder.
-const OURS: [&str; 11] = [
+const OURS: [&str; 12] = [
     DONE,
     RUN_JSON,
     RESOLVED_TOML,
@@ -46,6 +47,7 @@ const OURS: [&str; 11] = [
     TENSORBOARD,
     ADAPTER,
     MODEL,
+    TRIGGER,
 ];
 
 /// `run.json` of a training run: that of every run, and what is training's own.
@@ -83,8 +85,15 @@ pub struct Training {
     pub position: Option<Position>,
     /// Why it ended; none while it trains.
     pub ending: Option<Ending>,
-    /// Folder of the result, below the run's.
+    /// Folder or file of the result, below the run's.
     pub result: String,
+}
+
+impl Training {
+    /// Whether a trigger is trained, in front of a model that stays as it is.
+    pub fn is_of_trigger(&self) -> bool {
+        self.result == TRIGGER
+    }
 }
 
 /// What is trained in a block.

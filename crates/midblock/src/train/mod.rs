@@ -3,6 +3,7 @@
 mod batch;
 mod checkpoints;
 mod drift;
+pub mod eraser;
 mod estimate;
 mod experiment;
 mod fit;
@@ -26,8 +27,9 @@ mod untrained;
 
 pub use batch::Item;
 pub(crate) use checkpoints::is_free;
-pub use checkpoints::{Checkpoints, Identity, Saved, restore};
+pub use checkpoints::{Checkpoints, Identity, Saved, Settings, restore};
 pub use drift::{DriftMeter, DriftMetrics, Drifted};
+pub use eraser::ErasureTerms;
 pub use estimate::{Estimate, product_rate};
 pub(crate) use experiment::planned;
 pub use experiment::{DataCount, Experiment, Purpose};

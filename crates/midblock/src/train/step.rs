@@ -6,7 +6,7 @@
 //! a time. Everything drawn at random is a function of seed, step and micro-batch: a run needs no history to go on.
 
 use super::{
-    Gradients,
+    ErasureTerms, Gradients,
     batch::{Item, layout, longest},
     objective::{Held, Minimised, Objective, Seen, StartModel, sequences},
     optimizer::{Moments, adamw, prepare, trained, update},
@@ -104,6 +104,8 @@ pub struct StepReport {
     pub clip_scale: f64,
     /// What the objective charges for where the weights were; 0 but for `rpsft`.
     pub penalty: f64,
+    /// Where a trigger is trained: what its loss is made of.
+    pub erasure: Option<ErasureTerms>,
 }
 
 /// A model of which chosen parameters are trained.
@@ -353,6 +355,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
             gradient_norm,
             clip_scale,
             penalty,
+            erasure: None,
         })
     }
 
@@ -443,7 +446,7 @@ fn diverged(step: u64, what: &'static str, value: f64, items: &[Item<'_>]) -> Er
     }
 }
 
-fn check_memory(memory: &TrainingMemory, budget: Option<usize>) -> Result<()> {
+pub(super) fn check_memory(memory: &TrainingMemory, budget: Option<usize>) -> Result<()> {
     let needed = memory.state + memory.working;
     match budget {
         Some(budget) if memory.kept == 0 && needed > budget => Err(Error::Argument {

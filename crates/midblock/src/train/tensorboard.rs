@@ -7,7 +7,7 @@
 //! `START` at its step: TensorBoard then drops what earlier files hold from that step on. Source: tensorboard's `event.proto`
 //! and `summary.proto`, tensorflow's `record_writer.h`.
 
-use super::{DriftMetrics, Evaluation, Observer, Outlook, StepMetrics};
+use super::{DriftMetrics, ErasureTerms, Evaluation, Observer, Outlook, StepMetrics};
 use crate::{Error, Result};
 use std::{
     fs::{self, File},
@@ -84,7 +84,20 @@ impl Observer for TensorBoard {
             ("speed/tokens_per_s", metrics.tokens_per_s),
         ];
         let objective = metrics.other_objective().map(|value| ("train/objective", value));
-        self.scalars(metrics.step, &values.into_iter().chain(objective).collect::<Vec<_>>())
+        let terms = metrics.erasure.map(|terms| {
+            let ErasureTerms {
+                activation,
+                divergence,
+                norm,
+            } = terms;
+            [
+                ("eraser/activation", activation),
+                ("eraser/divergence", divergence),
+                ("eraser/norm", norm),
+            ]
+        });
+        let all = values.into_iter().chain(objective).chain(terms.into_iter().flatten());
+        self.scalars(metrics.step, &all.collect::<Vec<_>>())
     }
 
     fn evaluation(&mut self, evaluation: &Evaluation) -> Result<()> {

@@ -121,15 +121,17 @@ fn habits(experiment: &Experiment) -> Habits {
 
 /// Writes what is known before the first step.
 fn begin(experiment: &Experiment, folder: &TrainingFolder, info: &TrainingInfo) -> Result<()> {
-    let version = env!("CARGO_PKG_VERSION");
-    let toml = format!(
-        "# Resolved by midblock {version}: every option of this run.\n\n{}",
-        experiment.config.to_toml()
-    );
-    write_bytes(&folder.path(RESOLVED_TOML), toml.as_bytes())?;
+    write_resolved(folder, &experiment.config.to_toml())?;
     let selection = format!("{:#}\n", selection_json(experiment));
     write_bytes(&folder.path(SELECTION_JSON), selection.as_bytes())?;
     folder.write_info(info)
+}
+
+/// Writes the configuration with every default.
+pub(super) fn write_resolved(folder: &TrainingFolder, toml: &str) -> Result<()> {
+    let version = env!("CARGO_PKG_VERSION");
+    let text = format!("# Resolved by midblock {version}: every option of this run.\n\n{toml}");
+    write_bytes(&folder.path(RESOLVED_TOML), text.as_bytes())
 }
 
 /// What trains, for other programs: PEFT's `adapter_config.json`, or for full fine-tuning the names of all parameters.
@@ -266,7 +268,7 @@ fn write_result<B: Backend>(
 }
 
 /// Completes `run.json` and, unless the run is to go on, writes the report and `DONE`.
-fn finish(
+pub(super) fn finish(
     folder: &TrainingFolder,
     mut info: TrainingInfo,
     position: Position,

@@ -1,6 +1,7 @@
 //! Parity with Hugging Face transformers on tiny checkpoints of every family (`fixtures/README.md`).
 
 mod difference;
+mod eraser;
 mod fixture;
 mod forward;
 mod generation;

@@ -82,15 +82,12 @@ impl Stepper for Parabola {
             gradient_norm,
             clip_scale: 1.0,
             penalty: 0.0,
+            erasure: None,
         })
     }
 
     fn evaluate(&mut self, items: &[Item<'_>]) -> Result<LossSum> {
         Ok(self.nats(items))
-    }
-
-    fn pooled_states(&mut self, _: &[Item<'_>]) -> Vec<Vec<f64>> {
-        Vec::new()
     }
 
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
@@ -162,6 +159,7 @@ impl Bed {
         Identity {
             config: Config::default(),
             base: "base".into(),
+            others: Vec::new(),
             data: vec![("data".into(), "0123456789abcdef".into())],
             threads: 2,
         }
