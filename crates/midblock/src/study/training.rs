@@ -334,9 +334,9 @@ fn end_loss(lines: &[Line]) -> Option<f64> {
 }
 
 /// Tells progress of a run's steps.
-struct Steps<'a> {
-    name: &'a str,
-    progress: &'a dyn Progress,
+pub(super) struct Steps<'a> {
+    pub name: &'a str,
+    pub progress: &'a dyn Progress,
 }
 
 impl Observer for Steps<'_> {

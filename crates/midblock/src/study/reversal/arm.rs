@@ -1,5 +1,6 @@
 //! A model with a trigger in front of it, or without one.
 
+use crate::train::eraser::Channels;
 use serde::{Deserialize, Serialize};
 
 /// Which model of a carve.
@@ -39,11 +40,22 @@ impl TriggerOf {
         }
     }
 
-    /// The model that it is trained in front of.
-    pub fn model(self) -> ModelOf {
+    /// In sentences and tables.
+    pub fn words(self) -> &'static str {
         match self {
-            Self::Sft => ModelOf::Sft,
-            _ => ModelOf::Carrier,
+            Self::Carrier => "of the carrier",
+            Self::Sft => "of sft",
+            Self::Random => "of random channels",
+            Self::Kl => "of KL alone",
+        }
+    }
+
+    /// The channels that it must have; none where options say it.
+    pub(super) fn channels(self) -> Option<Channels> {
+        match self {
+            Self::Carrier | Self::Sft => None,
+            Self::Random => Some(Channels::Random),
+            Self::Kl => Some(Channels::None),
         }
     }
 
