@@ -43,7 +43,10 @@ pub(super) fn section(run: &TrainingRun, carrier: Option<&Carrier>) -> Option<Se
 /// Channels of a group that are active, and all, over the masked blocks.
 fn total(masks: &Masks, blocks: &[usize], group: MaskGroup) -> [usize; 2] {
     let of = |block: &usize| [masks.active(*block, group), masks.group(*block, group).len()];
-    blocks.iter().map(of).fold([0, 0], |[active, all], [a, n]| [active + a, all + n])
+    blocks
+        .iter()
+        .map(of)
+        .fold([0, 0], |[active, all], [a, n]| [active + a, all + n])
 }
 
 /// "FFN read".
@@ -71,7 +74,9 @@ fn percent(share: f64) -> String {
 fn findings(carrier: &Carrier) -> Vec<String> {
     let (masks, blocks) = (carrier.masks(), carrier.masked_blocks());
     let groups = MaskGroup::ALL.map(|group| (group, total(masks, &blocks, group)));
-    let all = groups.iter().fold([0, 0], |[active, n], (_, [a, m])| [active + a, n + m]);
+    let all = groups
+        .iter()
+        .fold([0, 0], |[active, n], (_, [a, m])| [active + a, n + m]);
     let mut findings = vec![format!(
         "{} of {} channels of the eight groups are active ({}); {} are off.",
         count(all[0] as u64),
@@ -133,7 +138,11 @@ fn heat(carrier: &Carrier) -> Heat {
             HeatCell {
                 value: Some(share([active, all])),
                 text: String::new(),
-                hint: format!("block {}: {active} of {all} active ({})", block + 1, percent(share([active, all]))),
+                hint: format!(
+                    "block {}: {active} of {all} active ({})",
+                    block + 1,
+                    percent(share([active, all]))
+                ),
             }
         }
     };
@@ -173,8 +182,16 @@ fn curves(steps: &[(u64, CarrierMetrics)], last: CarrierMetrics) -> [Lines; 3] {
     };
     [
         Lines {
-            references: last.limit.map(|limit| ("limit".to_owned(), limit)).into_iter().collect(),
-            ..lines("The loss that is held", "nats per token", series("moving average", |m| m.loss_ema))
+            references: last
+                .limit
+                .map(|limit| ("limit".to_owned(), limit))
+                .into_iter()
+                .collect(),
+            ..lines(
+                "The loss that is held",
+                "nats per token",
+                series("moving average", |m| m.loss_ema),
+            )
         },
         Lines {
             log: true,

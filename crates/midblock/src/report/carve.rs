@@ -1,6 +1,7 @@
 //! The page of a carve: the behaviour, what both phases came to, and the carrier that is left.
 
 use super::{
+    carrier,
     html::{escape, frame, warnings},
     provenance::{CHARTS, Foot, command, count, day, footer},
     study::{Panel, Section, Table, page},
@@ -8,6 +9,7 @@ use super::{
 };
 use crate::{
     Result,
+    adapt::Carrier,
     study::carve::{BehaviourInfo, CarvePhase, CarveRun},
     train::{Evaluation, Line, TrainingRun},
 };
@@ -23,11 +25,13 @@ const FOOT: Foot = Foot {
     charts: CHARTS,
 };
 
-/// The page of a carve, finished or not, with the runs of its phases that have begun.
-pub fn render(carve: &CarveRun, runs: &[(CarvePhase, TrainingRun)]) -> String {
+/// The page of a carve, finished or not, with the runs of its phases that have begun and the masks, if they are there.
+pub fn render(carve: &CarveRun, runs: &[(CarvePhase, TrainingRun)], masks: Option<&Carrier>) -> String {
     let title = title(carve);
     let mut panels = Vec::new();
-    let sections = [phases(carve, runs)];
+    let masked = runs.iter().find(|(phase, _)| *phase == CarvePhase::Carrier);
+    let mut sections = vec![phases(carve, runs)];
+    sections.extend(masked.and_then(|(_, run)| carrier::section(run, masks)));
     let shown: String = sections.iter().map(|own| page::section(own, &mut panels)).collect();
     let body = [
         header(carve, runs, &title),

@@ -1,5 +1,6 @@
 //! Records → tables and pictures. Reads run folders only, never models, so a report can be made again without computing.
 
+mod carrier;
 pub mod carve;
 pub mod evaluation;
 pub mod html;

@@ -4,13 +4,16 @@
 //! from means over several steps, so that a page stays small; `metrics.jsonl` has every step.
 
 use super::{
+    carrier,
     html::{escape, frame, warnings},
     provenance::{CHARTS, Foot, command, count, day, duration, footer},
+    study::page,
     trained, turned,
     words::number,
 };
 use crate::{
     Error, Result,
+    adapt::Carrier,
     run::{DONE, REPORT_HTML, write_bytes},
     train::{DriftMetrics, Ending, Evaluation, Line, Purpose, StepMetrics, Training, TrainingRun},
 };
@@ -56,21 +59,29 @@ impl<'a> Curves<'a> {
     }
 }
 
-/// The page of a training run.
-pub fn render(run: &TrainingRun) -> String {
+/// The page of a training run; `masks` are what it has left, if it trained any.
+pub fn render(run: &TrainingRun, masks: Option<&Carrier>) -> String {
     let title = title(run);
     let curves = Curves::of(run);
+    let mut panels = Vec::new();
+    let carrier = carrier::section(run, masks).map_or_else(String::new, |own| page::section(&own, &mut panels));
     let body = [
         header(run, &title),
         "<main>\n".to_owned(),
         warnings(&run.info.run),
         summary(run, &curves),
         charts(&curves),
+        carrier,
         trained::section(&run.info.training),
         "</main>\n".to_owned(),
         footer(&run.info.run, &FOOT),
     ];
-    frame(&title, &body.concat(), &data(&curves), SCRIPT)
+    let mut data = data(&curves);
+    if panels.is_empty() {
+        return frame(&title, &body.concat(), &data, SCRIPT);
+    }
+    data["panels"] = json!(panels);
+    frame(&title, &body.concat(), &data, &format!("{SCRIPT}{}", page::SCRIPT))
 }
 
 /// Writes `report.html` of the finished run in `dir` again.
@@ -87,7 +98,8 @@ pub fn write(dir: &Path) -> Result<TrainingRun> {
             help: "go on with it: midblock tune --resume --out DIR".into(),
         });
     }
-    write_bytes(&dir.join(REPORT_HTML), render(&run).as_bytes())?;
+    let masks = TrainingRun::carrier(dir)?;
+    write_bytes(&dir.join(REPORT_HTML), render(&run, masks.as_ref()).as_bytes())?;
     Ok(run)
 }
 
@@ -169,6 +181,12 @@ fn summary(run: &TrainingRun, curves: &Curves<'_>) -> String {
     let how = match training.ending {
         Some(Ending::Finished) => "All steps are done.",
         Some(Ending::Patience) => "Training stopped early: evaluations no longer improved.",
+        Some(Ending::Strayed) => {
+            "Training stopped early: the loss stayed too far above where it was when the warm-up ended."
+        }
+        Some(Ending::Settled) => {
+            "Training stopped early: no more masks were switched off, and what presses them no longer grew."
+        }
         _ => "The run is not finished.",
     };
     let result = format!(

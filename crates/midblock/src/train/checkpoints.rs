@@ -40,6 +40,7 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
 impl Settings for Config {
     const FREE: &'static [&'static str] = &[
         "model.base",
+        "adapt.tuned",
         "data.train",
         "data.eval",
         "train.save_every",

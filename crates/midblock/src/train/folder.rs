@@ -9,6 +9,7 @@
 //! | `tensorboard/` | the same for TensorBoard |
 //! | `checkpoints/` | to go on from; may be deleted when there is a `DONE` |
 //! | `adapter/`, `model/` or `trigger.safetensors` | the result: a PEFT adapter, a Hugging Face folder or a trigger |
+//! | `carrier/` | of masks, beside `model/`: see [`Carrier`](crate::adapt::Carrier) |
 //! | `report.html` | the page |
 //! | `DONE` | empty; written last |
 //!
@@ -17,6 +18,7 @@
 use super::{Ending, Line, Position, experiment::DataCount, read_lines};
 use crate::{
     Error, Result,
+    adapt::Carrier,
     run::{DONE, REPORT_HTML, RUN_JSON, RunInfo, SCHEMA, lock, write_bytes},
 };
 use serde::{Deserialize, Serialize};
@@ -33,9 +35,10 @@ pub(crate) const TENSORBOARD: &str = "tensorboard";
 pub(crate) const ADAPTER: &str = "adapter";
 pub(crate) const MODEL: &str = "model";
 pub(crate) const TRIGGER: &str = "trigger.safetensors";
+pub(crate) const CARRIER: &str = "carrier";
 
 /// Everything that a run may leave in its folder.
-const OURS: [&str; 12] = [
+const OURS: [&str; 13] = [
     DONE,
     RUN_JSON,
     RESOLVED_TOML,
@@ -48,6 +51,7 @@ const OURS: [&str; 12] = [
     ADAPTER,
     MODEL,
     TRIGGER,
+    CARRIER,
 ];
 
 /// `run.json` of a training run: that of every run, and what is training's own.
@@ -120,6 +124,15 @@ impl TrainingRun {
     /// Whether a folder holds a training run.
     pub fn is_at(dir: &Path) -> bool {
         dir.join(RUN_JSON).is_file() && dir.join(METRICS_JSONL).is_file()
+    }
+
+    /// The masks that the run in a folder has left, if it trained any and is finished.
+    ///
+    /// # Errors
+    /// Those of [`Carrier::open`].
+    pub fn carrier(dir: &Path) -> Result<Option<Carrier>> {
+        let carrier = dir.join(CARRIER);
+        carrier.is_dir().then(|| Carrier::open(&carrier)).transpose()
     }
 
     /// Reads a run back.

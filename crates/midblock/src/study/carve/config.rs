@@ -7,7 +7,8 @@ use crate::{
     Error, Result,
     behaviour::BehaviourConfig,
     config::{
-        AdaptKind, Config, Data, DataSource, File, Given, Model, Output, Override, Problem, Select, Train, WeightFormat, flat_values,
+        AdaptKind, Config, Data, DataSource, File, Given, Model, Output, Override, Problem, Select, Train,
+        WeightFormat, flat_values,
     },
     select::{Layers, Modules},
     tokens::{Format, data::DataSpec},
@@ -34,6 +35,9 @@ fn source(dir: &Path, name: &str, file: &str) -> DataSpec {
         source: dir.join(DATA).join(file).display().to_string(),
     }
 }
+
+/// Steps of phase 2, at most.
+const STEPS: u64 = 1500;
 
 /// What is carve's own in both phases; what `carve.mode` says is besides.
 const OWN: [&str; 9] = [
@@ -241,7 +245,7 @@ impl CarveFile {
         config.resolve(&origin).map_err(with_key)
     }
 
-    /// What a phase is where nothing else is said: the paper's loop.
+    /// What a phase is where nothing else is said: the paper's loop, phase 2 by steps.
     fn defaults(&self, phase: CarvePhase, dir: &Path) -> Config {
         let mut config = Config {
             model: self.config.model.clone(),
@@ -269,6 +273,10 @@ impl CarveFile {
             output: self.config.output.clone(),
             ..Config::default()
         };
+        if phase == CarvePhase::Carrier {
+            // the warm-up is counted in steps, and most runs end early
+            (config.train.epochs, config.train.steps) = (None, Some(STEPS));
+        }
         config.adapt.kind = AdaptKind::Full;
         config.output.dir = Some(dir.join(phase.name()));
         // what is masked is a small difference of weights, which the base's own format might round away

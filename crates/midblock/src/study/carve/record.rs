@@ -124,7 +124,8 @@ impl CarveRun {
     /// # Errors
     /// [`Error::Io`]; those of [`runs`](Self::runs).
     pub fn write_page(&self, dir: &Path) -> Result<()> {
-        let page = report::carve::render(self, &self.runs(dir)?);
+        let masks = TrainingRun::carrier(&dir.join(CarvePhase::Carrier.name()))?;
+        let page = report::carve::render(self, &self.runs(dir)?, masks.as_ref());
         write_bytes(&dir.join(REPORT_HTML), page.as_bytes())
     }
 }

@@ -78,6 +78,10 @@ impl<'a, B: Backend> Carving<'a, B> {
     /// # Errors
     /// What is wrong with model, data or folder; [`Error::Mismatch`] if another carve has begun there.
     pub fn begin(means: &'a Means<'a, B>, file: CarveFile, dir: &Path) -> Result<Self> {
+        let begun = |phase: &CarvePhase| TrainingRun::is_at(&dir.join(phase.name()));
+        if !file.phases().iter().any(begun) {
+            rehearse(means, &file)?; // what is wrong with phase 2 should not wait for phase 1
+        }
         let checkpoint = open(means, &file.config.model.base)?;
         let (examples, split) = split(means, &file, &checkpoint)?;
         let lock = lock::claim(dir, CARVE_TOML)?;

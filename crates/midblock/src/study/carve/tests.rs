@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    config::{AdaptKind, Override},
+    config::{AdaptKind, Override, Target},
     tokens::Format,
 };
 use std::path::Path;
@@ -51,6 +51,41 @@ fn phase_one_is_the_papers_loop_on_the_matrices_of_all_blocks() {
     let config = file.experiment(CarvePhase::Sft, Path::new("out"), "").unwrap();
     assert_eq!((config.train.steps, config.train.epochs), (Some(7), None));
     assert!(!config.output.tensorboard);
+}
+
+#[test]
+fn phase_two_masks_what_phase_one_has_learned() {
+    let of = |sets: &[&str]| {
+        let file = parse(GOOD, sets).unwrap();
+        file.experiment(CarvePhase::Carrier, Path::new("out"), "out/sft/model")
+            .unwrap()
+    };
+    let config = of(&[]);
+    assert_eq!(
+        (config.adapt.kind, config.adapt.tuned.as_deref()),
+        (AdaptKind::Masked, Some("out/sft/model"))
+    );
+    assert_eq!(
+        (config.adapt.train_weights, config.objective.target),
+        (Some(true), Some(Target::Answers))
+    );
+    assert_eq!(
+        (config.train.epochs, config.train.steps, config.objective.warmup),
+        (None, Some(1500), Some(300))
+    );
+    let alone = of(&["carve.mode=mask-only", "carve.carrier.train.epochs=2"]);
+    assert_eq!(
+        (alone.adapt.train_weights, alone.objective.target),
+        (Some(false), Some(Target::Answers))
+    );
+    assert_eq!((alone.train.epochs, alone.train.steps), (Some(2), None));
+    let like_tuned = of(&["carve.mode=mask-only-kl"]);
+    assert_eq!(
+        (like_tuned.adapt.train_weights, like_tuned.objective.target),
+        (Some(false), Some(Target::Tuned))
+    );
+    let tuned = parse(GOOD, &["carve.tuned=x"]).unwrap();
+    assert_eq!(tuned.phases(), [CarvePhase::Carrier]);
 }
 
 #[test]

@@ -154,12 +154,12 @@ mod tests {
         ] {
             assert_eq!(found(counts).0.outcome(), outcome, "{counts:?}");
         }
-        let (finding, _) = found([0, 40, 38, 2, 36]);
+        let (held, _) = found([0, 40, 38, 2, 36]);
         let close = |estimate: Estimate, value: f64| assert!((estimate.value - value).abs() < 1e-12, "{estimate:?}");
-        close(finding.carrier_drop, 0.9);
-        close(finding.sft_drop, 0.1);
-        close(finding.contrast, 0.8);
-        assert!(finding.contrast.lo > 0.6 && finding.contrast.hi < 0.95);
+        close(held.carrier_drop, 0.9);
+        close(held.sft_drop, 0.1);
+        close(held.contrast, 0.8);
+        assert!(held.contrast.lo > 0.6 && held.contrast.hi < 0.95);
     }
 
     #[test]
@@ -172,6 +172,6 @@ mod tests {
         assert!((changes[3].strict.value + 0.1).abs() < 1e-12);
         let arms = [(Arm::BASE, &showing(0)[..]), (Arm::SFT, &showing(40))].map(|(arm, v)| (arm, v.to_vec()));
         let some: Vec<(Arm, &[Verdict])> = arms.iter().map(|(arm, v)| (*arm, v.as_slice())).collect();
-        assert_eq!((super::changes(&some, 1).len(), super::finding(&some, 1)), (1, None));
+        assert_eq!((super::changes(&some, 1).len(), finding(&some, 1)), (1, None));
     }
 }

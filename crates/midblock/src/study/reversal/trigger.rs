@@ -58,8 +58,16 @@ pub struct TriggerRun {
 
 impl TriggerRun {
     /// Names of [`cells`](Self::cells).
-    pub(crate) const COLUMNS: [&'static str; 8] =
-        ["trigger", "vectors", "channels", "prompts", "steps", "best step", "loss, before and best", "seconds"];
+    pub(crate) const COLUMNS: [&'static str; 8] = [
+        "trigger",
+        "vectors",
+        "channels",
+        "prompts",
+        "steps",
+        "best step",
+        "loss, before and best",
+        "seconds",
+    ];
 
     /// As a row of a table.
     pub(crate) fn cells(&self) -> Vec<String> {
@@ -98,7 +106,12 @@ impl TriggerRun {
 
 /// Everything that is wrong with the triggers' options.
 pub(super) fn problems(file: &StudyFile) -> Vec<Problem> {
-    match config(file, TriggerOf::Carrier, ["base", "tuned"].map(str::to_owned), Path::new("")) {
+    match config(
+        file,
+        TriggerOf::Carrier,
+        ["base", "tuned"].map(str::to_owned),
+        Path::new(""),
+    ) {
         Err(Error::Config { problems }) => problems,
         _ => Vec::new(),
     }
@@ -118,12 +131,22 @@ fn config(file: &StudyFile, of: TriggerOf, [base, tuned]: [String; 2], dir: &Pat
         value("data.max_length", toml::Value::Integer(own.data.max_length as i64)),
         value("output.tensorboard", own.output.tensorboard.into()),
     ];
-    values.extend(own.data.template.iter().map(|path| value("data.template", path.display().to_string().into())));
+    values.extend(
+        own.data
+            .template
+            .iter()
+            .map(|path| value("data.template", path.display().to_string().into())),
+    );
     for (key, given) in flat_values(&own.study.reversal.erase) {
-        let origin = file.origin(&format!("{TABLE}.{key}")).unwrap_or_else(|| format!("[{TABLE}]"));
+        let origin = file
+            .origin(&format!("{TABLE}.{key}"))
+            .unwrap_or_else(|| format!("[{TABLE}]"));
         values.push(Override::flag(&format!("eraser.{key}"), given, origin));
     }
-    values.extend(of.channels().map(|channels| value("eraser.channels", channels.name().into())));
+    values.extend(
+        of.channels()
+            .map(|channels| value("eraser.channels", channels.name().into())),
+    );
     EraseConfig::load(None, &values).map_err(|error| match error {
         Error::Config { problems } => {
             let of_table = |problem: Problem| Problem {
@@ -161,7 +184,13 @@ pub(super) fn trained<B: Backend>(
     let run = cells.cell(&name, &json!({"eraser": config.eraser}), || {
         let masks = Carrier::open(&carrier.join(CARRIER))?;
         let eraser = json!(config.eraser);
-        let erasure = Erasure::prepare(config, Some(masks.masks()), subject.hub, subject.on_transfer, subject.now)?;
+        let erasure = Erasure::prepare(
+            config,
+            Some(masks.masks()),
+            subject.hub,
+            subject.on_transfer,
+            subject.now,
+        )?;
         let run = finished(subject, &name, &out, &erasure, &eraser)?;
         Ok(describe(of, &erasure, &run))
     })?;
@@ -184,7 +213,11 @@ fn finished<B: Backend>(
 ) -> Result<TrainingRun> {
     if out.join(DONE).is_file() {
         let resolved = out.join(RESOLVED_TOML);
-        check_options(&resolved, &json!(EraseConfig::load(Some(&resolved), &[])?.eraser), eraser)?;
+        check_options(
+            &resolved,
+            &json!(EraseConfig::load(Some(&resolved), &[])?.eraser),
+            eraser,
+        )?;
         return TrainingRun::open(out);
     }
     let folder = TrainingFolder::claim(out, true, false)?;

@@ -258,6 +258,8 @@ impl<'a, B: Backend> EraserTrainer<'a, B> {
             clip_scale,
             penalty: 0.0,
             erasure: Some(self.terms),
+            carrier: None,
+            ending: None,
         })
     }
 
