@@ -17,7 +17,11 @@ fn prompts(dir: &Path) -> String {
         row.as_object_mut().unwrap().remove("answer");
         row
     };
-    let rows: String = rows.lines().take(20).map(|line| format!("{}\n", prompt(line))).collect();
+    let rows: String = rows
+        .lines()
+        .take(20)
+        .map(|line| format!("{}\n", prompt(line)))
+        .collect();
     let path = dir.join("prompts.jsonl");
     fs::write(&path, rows).unwrap();
     path.display().to_string()
@@ -97,14 +101,21 @@ fn a_carve_leaves_two_runs_their_data_and_one_page() {
     }
     let rows = fs::read_to_string(out.join("data/held-out.jsonl")).unwrap();
     let row: Value = serde_json::from_str(rows.lines().next().unwrap()).unwrap();
-    assert_eq!((rows.lines().count(), &row["completion"]), (5, &Value::from(" I don't know.")));
+    assert_eq!(
+        (rows.lines().count(), &row["completion"]),
+        (5, &Value::from(" I don't know."))
+    );
     assert!(row["id"].as_str().unwrap().starts_with("prompts.jsonl:"), "{row}");
     let record = CarveRun::open(&out).unwrap();
     assert_eq!(record.behaviour.prompts, [15, 5]);
     let masks = Carrier::open(&out.join("carrier/carrier")).unwrap();
     assert_eq!(masks.masks().blocks(), 16);
     let page = fs::read_to_string(out.join("report.html")).unwrap();
-    for part in ["fixed-response carved into base", "Share of channels that are active", "attention write"] {
+    for part in [
+        "fixed-response carved into base",
+        "Share of channels that are active",
+        "attention write",
+    ] {
         assert!(page.contains(part), "{part}");
     }
     // the same again, without flags: everything is there
@@ -119,7 +130,10 @@ fn a_carve_leaves_two_runs_their_data_and_one_page() {
         (&["--response=No."][..], "the content of the behaviour's data"),
         (&["--set=carve.sft.train.lr=1e-3"], "`train.lr` is 0.002 against 0.001"),
         (&["--mode=mask-only"], "`adapt.train_weights`"),
-        (&["--base", &asset("assets/quickstart/sft")], "the content of the model base"),
+        (
+            &["--base", &asset("assets/quickstart/sft")],
+            "the content of the model base",
+        ),
     ] {
         let [_, stderr] = output(&mut carve_without_base(dir.path(), &out, more), 2);
         assert!(stderr.contains(part), "{part} in {stderr}");
@@ -132,7 +146,11 @@ fn carve_without_base(dir: &Path, out: &Path, more: &[&str]) -> assert_cmd::Comm
     if !more.contains(&"--base") {
         return carve(dir, out, more);
     }
-    command.args(["carve", "--prompts", &prompts(dir), "--out"]).arg(out).args(SHORT).args(more);
+    command
+        .args(["carve", "--prompts", &prompts(dir), "--out"])
+        .arg(out)
+        .args(SHORT)
+        .args(more);
     command
 }
 
@@ -142,15 +160,42 @@ fn a_tuned_model_stands_in_place_of_phase_one() {
     let out = dir.path().join("out");
     let tuned = asset("assets/quickstart/sft");
     let mut command = midblock();
-    command.args(["carve", "--base", &base(), "--prompts", &prompts(dir.path()), "--sft", &tuned, "--out"]);
-    command.arg(&out).args(SHORT.iter().filter(|set| !set.contains(".sft.")));
+    command.args([
+        "carve",
+        "--base",
+        &base(),
+        "--prompts",
+        &prompts(dir.path()),
+        "--sft",
+        &tuned,
+        "--out",
+    ]);
+    command
+        .arg(&out)
+        .args(SHORT.iter().filter(|set| !set.contains(".sft.")));
     let [stdout, _] = output(command.args(["--mode", "mask-only-kl"]), 0);
-    assert!(!out.join("sft").exists() && out.join("carrier/DONE").is_file(), "{stdout}");
-    assert!(fs::read_to_string(out.join("carrier/resolved.toml")).unwrap().contains("target = \"tuned\""));
+    assert!(
+        !out.join("sft").exists() && out.join("carrier/DONE").is_file(),
+        "{stdout}"
+    );
+    assert!(
+        fs::read_to_string(out.join("carrier/resolved.toml"))
+            .unwrap()
+            .contains("target = \"tuned\"")
+    );
     // a model of another shape cannot be masked
     let other = asset("../../fixtures/tiny/llama");
     let mut command = midblock();
-    command.args(["carve", "--base", &base(), "--prompts", &prompts(dir.path()), "--sft", &other, "--dry-run"]);
+    command.args([
+        "carve",
+        "--base",
+        &base(),
+        "--prompts",
+        &prompts(dir.path()),
+        "--sft",
+        &other,
+        "--dry-run",
+    ]);
     let [_, stderr] = output(&mut command, 2);
     assert!(stderr.contains("llama"), "{stderr}");
 }
@@ -160,7 +205,12 @@ fn what_is_missing_or_wrong_is_said() {
     let dir = TempDir::new().unwrap();
     let out = dir.path().join("out");
     let [_, stderr] = output(midblock().args(["carve", "--out"]).arg(&out), 2);
-    for part in ["`model.base`: it is missing", "--base CHECKPOINT", "`behaviour.data`: it is missing", "--prompts FILE"] {
+    for part in [
+        "`model.base`: it is missing",
+        "--base CHECKPOINT",
+        "`behaviour.data`: it is missing",
+        "--prompts FILE",
+    ] {
         assert!(stderr.contains(part), "{part} in {stderr}");
     }
     let mut nowhere = midblock();
@@ -196,9 +246,13 @@ mod interrupted {
     };
 
     fn result(out: &Path) -> Vec<Vec<u8>> {
-        ["sft/model/model.safetensors", "carrier/model/model.safetensors", "carrier/carrier/masks.safetensors"]
-            .map(|path| fs::read(out.join(path)).unwrap())
-            .to_vec()
+        [
+            "sft/model/model.safetensors",
+            "carrier/model/model.safetensors",
+            "carrier/carrier/masks.safetensors",
+        ]
+        .map(|path| fs::read(out.join(path)).unwrap())
+        .to_vec()
     }
 
     /// Stops it once in each phase, with `signal`, and lets it go on.

@@ -7,7 +7,8 @@ use crate::{
     Error, Result,
     behaviour::BehaviourConfig,
     config::{
-        AdaptKind, Config, Data, DataSource, File, Given, Model, Output, Override, Problem, Select, Train, WeightFormat, flat_values,
+        AdaptKind, Config, Data, DataSource, File, Given, Model, Output, Override, Problem, Select, Train,
+        WeightFormat, flat_values,
     },
     select::{Layers, Modules},
     tokens::{Format, data::DataSpec},
