@@ -759,8 +759,14 @@ pub struct Bench {
     /// Singular directions of each matrix that `rpsft` holds
     #[arg(long, default_value = "128", value_name = "K")]
     pub directions: NonZeroUsize,
+    /// Time the steps of a trigger's training instead, in turns with the passes that they are made of; the trigger comes on top of --length
+    #[arg(long, conflicts_with = "train")]
+    pub erase: bool,
+    /// Tokens that all sequences begin with, for --erase
+    #[arg(long, default_value_t = 0, value_name = "N", requires = "erase")]
+    pub common: usize,
     /// Time writing this many tokens, at least 2, after each sequence instead; needs --checkpoint
-    #[arg(long, value_name = "N", conflicts_with = "train", requires = "checkpoint")]
+    #[arg(long, value_name = "N", conflicts_with_all = ["train", "erase"], requires = "checkpoint")]
     pub generate: Option<NonZeroUsize>,
 }
 
