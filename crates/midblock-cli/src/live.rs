@@ -417,6 +417,7 @@ mod tests {
             seconds_left: 2400.0,
             private_bytes: Some(300 << 20),
             erasure: None,
+            carrier: None,
         });
         (0..6).for_each(|i| view.say(format!("message {i}")));
         view

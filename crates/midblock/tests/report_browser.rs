@@ -335,6 +335,7 @@ fn training_run(steps: u64) -> TrainingRun {
             seconds_left: 0.0,
             private_bytes: Some(300 << 20),
             erasure: None,
+            carrier: None,
         })
     };
     let evaluation = |step: u64| {

@@ -40,9 +40,18 @@ fn prompts(dir: &Path) -> String {
 }
 
 fn arguments(dir: &Path, out: &Path) -> Vec<String> {
-    let mut all: Vec<String> = ["erase", "--base", &base(), "--model", &sft(), "--prompts", &prompts(dir), "--out"]
-        .map(str::to_owned)
-        .to_vec();
+    let mut all: Vec<String> = [
+        "erase",
+        "--base",
+        &base(),
+        "--model",
+        &sft(),
+        "--prompts",
+        &prompts(dir),
+        "--out",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     all.push(out.display().to_string());
     all.extend(SHORT.map(str::to_owned));
     all
@@ -122,12 +131,23 @@ fn a_trigger_is_trained_and_stands_in_front_of_prompts() {
     let mut command = midblock();
     command.args(["erase", "--config"]).arg(out.join("resolved.toml"));
     command.arg("--out").arg(&again).assert().success();
-    assert_eq!(fs::read(again.join("trigger.safetensors")).unwrap(), fs::read(&path).unwrap());
+    assert_eq!(
+        fs::read(again.join("trigger.safetensors")).unwrap(),
+        fs::read(&path).unwrap()
+    );
     assert!(stdout(midblock().arg("report").arg(&out)).contains("activation term"));
     // in front of prompts
     let generate = |more: &[&str]| {
         let mut command = midblock();
-        command.args(["generate", &sft(), "Tom has 5 red", "Ann has 12 apples", "--max-new", "12", "--json"]);
+        command.args([
+            "generate",
+            &sft(),
+            "Tom has 5 red",
+            "Ann has 12 apples",
+            "--max-new",
+            "12",
+            "--json",
+        ]);
         stdout(command.args(more))
     };
     let strong = write_trigger(dir.path(), "strong.safetensors", width(), 0.7);
@@ -140,8 +160,8 @@ fn a_trigger_is_trained_and_stands_in_front_of_prompts() {
 #[test]
 fn an_evaluation_goes_on_with_the_same_trigger_only() {
     let dir = TempDir::new().unwrap();
-    let [one, copy, other] =
-        [("one", 0.5), ("copy", 0.5), ("other", 0.6)].map(|(name, value)| write_trigger(dir.path(), name, width(), value));
+    let [one, copy, other] = [("one", 0.5), ("copy", 0.5), ("other", 0.6)]
+        .map(|(name, value)| write_trigger(dir.path(), name, width(), value));
     let task = format!("gsm8k={}", asset("assets/quickstart/data.jsonl"));
     let eval = |out: &Path, more: &[&str]| {
         let mut command = midblock();
@@ -171,8 +191,14 @@ fn an_evaluation_goes_on_with_the_same_trigger_only() {
     };
     assert_eq!([trigger("plain"), trigger("erased")], [None, Some(hash)]);
     let unknown = format!("third={one}");
-    let problem = refused(&mut eval(&dir.path().join("x"), &[&plain, &erased, "--trigger", &unknown]));
-    assert!(problem.contains("no checkpoint is called `third`") && problem.contains("plain, erased"), "{problem}");
+    let problem = refused(&mut eval(
+        &dir.path().join("x"),
+        &[&plain, &erased, "--trigger", &unknown],
+    ));
+    assert!(
+        problem.contains("no checkpoint is called `third`") && problem.contains("plain, erased"),
+        "{problem}"
+    );
 }
 
 /// Ctrl-C, then a kill, then to the end.
@@ -212,14 +238,20 @@ fn an_interrupted_run_goes_on_to_the_same_trigger() {
     let mut other = erase(dir.path(), &stopped);
     let problem = refused(other.args(["--steps=60", "--resume", "--seed=7"]));
     assert!(problem.contains("`eraser.seed` is 42 against 7"), "{problem}");
-    midblock().args(["erase", "--resume", "--out"]).arg(&stopped).assert().success(); // with its own options
+    midblock()
+        .args(["erase", "--resume", "--out"])
+        .arg(&stopped)
+        .assert()
+        .success(); // with its own options
     erase(dir.path(), &whole).arg("--steps=60").assert().success();
     let trigger = |out: &Path| fs::read(out.join("trigger.safetensors")).unwrap();
     assert_eq!(trigger(&stopped), trigger(&whole));
     let losses = |out: &Path| -> Vec<Value> {
         let text = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
         let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        lines.map(|line| json!([line["event"], line["step"], line["loss"], line["erasure"]])).collect()
+        lines
+            .map(|line| json!([line["event"], line["step"], line["loss"], line["erasure"]]))
+            .collect()
     };
     assert_eq!(losses(&stopped), losses(&whole));
 }
@@ -239,7 +271,10 @@ fn bad_input_is_named() {
     };
     let other = write_trigger(dir.path(), "wide", width() + 1, 0.1);
     let problem = generate(&other);
-    assert!(problem.contains(&format!("is {} against {}", width() + 1, width())), "{problem}");
+    assert!(
+        problem.contains(&format!("is {} against {}", width() + 1, width())),
+        "{problem}"
+    );
     let whole = fs::read(write_trigger(dir.path(), "whole", width(), 0.1)).unwrap();
     let problem = generate(&file("cut", &whole[..whole.len() - 3]));
     assert!(problem.contains("cut: not a valid safetensors file"), "{problem}");
@@ -252,19 +287,39 @@ fn bad_input_is_named() {
     let with = |more: &[&str]| refused(erase(dir.path(), &out).args(more));
     let empty = file("empty.jsonl", b"");
     let problem = with(&["--prompts", &empty]);
-    assert!(problem.contains("data.prompts") && problem.contains("no rows"), "{problem}");
+    assert!(
+        problem.contains("data.prompts") && problem.contains("no rows"),
+        "{problem}"
+    );
     let useless = file("useless.jsonl", b"{\"colour\": \"red\"}\n");
-    assert!(with(&["--prompts", &useless]).contains("no known format"), "{}", with(&["--prompts", &useless]));
+    assert!(
+        with(&["--prompts", &useless]).contains("no known format"),
+        "{}",
+        with(&["--prompts", &useless])
+    );
     let problem = with(&["--set=data.max_length=2"]);
-    assert!(problem.contains("none of its 20 rows can be used") && problem.contains("data.max_length"), "{problem}");
+    assert!(
+        problem.contains("none of its 20 rows can be used") && problem.contains("data.max_length"),
+        "{problem}"
+    );
     let problem = with(&["--channels=carrier"]);
-    assert!(problem.contains("there is no carrier") && problem.contains("--carrier DIR"), "{problem}");
+    assert!(
+        problem.contains("there is no carrier") && problem.contains("--carrier DIR"),
+        "{problem}"
+    );
     let problem = with(&["--set=eraser.tokens=500"]);
     assert!(problem.contains("more than the context of 512"), "{problem}");
-    assert!(with(&["--lr=0"]).contains("--lr 0: `eraser.lr`: it is 0, expected above 0"), "{}", with(&["--lr=0"]));
+    assert!(
+        with(&["--lr=0"]).contains("--lr 0: `eraser.lr`: it is 0, expected above 0"),
+        "{}",
+        with(&["--lr=0"])
+    );
     let problem = with(&["--memory=1 KiB"]);
     assert!(problem.contains("MiB are needed"), "{problem}");
     let nothing = refused(midblock().args(["erase", "--out"]).arg(&out));
-    assert!(nothing.contains("--base CHECKPOINT") && nothing.contains("--prompts FILE"), "{nothing}");
+    assert!(
+        nothing.contains("--base CHECKPOINT") && nothing.contains("--prompts FILE"),
+        "{nothing}"
+    );
     assert!(!out.exists());
 }

@@ -203,7 +203,7 @@ pub fn check_new(out: &Path) -> Result<()> {
 }
 
 /// Creates `out` with what `fill` puts into it, or nothing.
-pub(super) fn create_folder(out: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub(crate) fn create_folder(out: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     check_new(out)?;
     let parent = match out.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

@@ -40,6 +40,7 @@ pub trait Settings: Clone + Serialize + DeserializeOwned {
 impl Settings for Config {
     const FREE: &'static [&'static str] = &[
         "model.base",
+        "adapt.tuned",
         "data.train",
         "data.eval",
         "train.save_every",
@@ -65,6 +66,9 @@ pub struct Identity<C = Config> {
     pub config: C,
     /// Hash of the files of the base model.
     pub base: String,
+    /// The same of the model whose change is masked; none but for masks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuned: Option<String>,
     /// What else decides on the numbers, and its hash.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<(String, String)>,
@@ -94,6 +98,10 @@ impl<C: Settings> Identity<C> {
         }
         if self.base != now.base {
             return Err(differs("the content of the base model", &self.base, &now.base));
+        }
+        if self.tuned != now.tuned {
+            let [saved, given] = [&self.tuned, &now.tuned].map(|hash| hash.as_deref().unwrap_or("none"));
+            return Err(differs("the content of the tuned model", saved, given));
         }
         for ((what, saved), (_, given)) in self.others.iter().zip(&now.others) {
             if saved != given {

@@ -9,6 +9,7 @@
 //! | `tensorboard/` | the same for TensorBoard |
 //! | `checkpoints/` | to go on from; may be deleted when there is a `DONE` |
 //! | `adapter/`, `model/` or `trigger.safetensors` | the result: a PEFT adapter, a Hugging Face folder or a trigger |
+//! | `carrier/` | of masks, beside `model/`: see [`Carrier`](crate::adapt::Carrier) |
 //! | `report.html` | the page |
 //! | `DONE` | empty; written last |
 //!
@@ -33,9 +34,10 @@ pub(crate) const TENSORBOARD: &str = "tensorboard";
 pub(crate) const ADAPTER: &str = "adapter";
 pub(crate) const MODEL: &str = "model";
 pub(crate) const TRIGGER: &str = "trigger.safetensors";
+pub(crate) const CARRIER: &str = "carrier";
 
 /// Everything that a run may leave in its folder.
-const OURS: [&str; 12] = [
+const OURS: [&str; 13] = [
     DONE,
     RUN_JSON,
     RESOLVED_TOML,
@@ -48,6 +50,7 @@ const OURS: [&str; 12] = [
     ADAPTER,
     MODEL,
     TRIGGER,
+    CARRIER,
 ];
 
 /// `run.json` of a training run: that of every run, and what is training's own.

@@ -7,7 +7,7 @@
 //! `START` at its step: TensorBoard then drops what earlier files hold from that step on. Source: tensorboard's `event.proto`
 //! and `summary.proto`, tensorflow's `record_writer.h`.
 
-use super::{DriftMetrics, ErasureTerms, Evaluation, Observer, Outlook, StepMetrics};
+use super::{DriftMetrics, Evaluation, Observer, Outlook, StepMetrics};
 use crate::{Error, Result};
 use std::{
     fs::{self, File},
@@ -84,20 +84,20 @@ impl Observer for TensorBoard {
             ("speed/tokens_per_s", metrics.tokens_per_s),
         ];
         let objective = metrics.other_objective().map(|value| ("train/objective", value));
-        let terms = metrics.erasure.map(|terms| {
-            let ErasureTerms {
-                activation,
-                divergence,
-                norm,
-            } = terms;
-            [
-                ("eraser/activation", activation),
-                ("eraser/divergence", divergence),
-                ("eraser/norm", norm),
-            ]
-        });
-        let all = values.into_iter().chain(objective).chain(terms.into_iter().flatten());
-        self.scalars(metrics.step, &all.collect::<Vec<_>>())
+        let mut values: Vec<_> = values.into_iter().chain(objective).collect();
+        if let Some(carrier) = &metrics.carrier {
+            values.push(("carrier/lambda", carrier.lambda));
+            values.push(("carrier/loss_ema", carrier.loss_ema));
+            values.extend(carrier.limit.map(|limit| ("carrier/limit", limit)));
+            values.push(("carrier/active", carrier.active as f64));
+            values.push(("carrier/active_share", carrier.active as f64 / carrier.masks as f64));
+        }
+        if let Some(terms) = &metrics.erasure {
+            values.push(("eraser/activation", terms.activation));
+            values.push(("eraser/divergence", terms.divergence));
+            values.push(("eraser/norm", terms.norm));
+        }
+        self.scalars(metrics.step, &values)
     }
 
     fn evaluation(&mut self, evaluation: &Evaluation) -> Result<()> {

@@ -3,13 +3,13 @@
 use super::{
     Checkpoints, DriftHabit, DriftMeter, Ending, Experiment, Fit, Habits, JsonLines, Line, Observer, Position, Stepper,
     TensorBoard, Timeline, TrainedBlock, Trainer, Training, TrainingFolder, TrainingInfo, TrainingRun,
-    folder::{ADAPTER, CHECKPOINTS, METRICS_JSONL, MODEL, RESOLVED_TOML, SELECTION_JSON, TENSORBOARD},
+    folder::{ADAPTER, CARRIER, CHECKPOINTS, METRICS_JSONL, MODEL, RESOLVED_TOML, SELECTION_JSON, TENSORBOARD},
     restore,
 };
 use crate::{
     Result,
-    adapt::{Kind, Move, Plan},
-    checkpoint::{FileHash, WriteOptions, write_adapter},
+    adapt::{Carrier, CarrierModel, CarrierOrigin, Kind, Move, Plan},
+    checkpoint::{Checkpoint, FileHash, WriteOptions, write_adapter},
     model::{Architecture, ParameterId},
     progress::Progress,
     report,
@@ -49,10 +49,12 @@ pub fn tune<B: Backend>(
 ) -> Result<Tuned> {
     let start = Instant::now();
     let files = experiment.checkpoint.fingerprint()?;
+    let tuned = experiment.tuned.as_ref().map(Checkpoint::fingerprint).transpose()?;
     let keep = experiment.config.train.keep_checkpoints;
-    let checkpoints = Checkpoints::new(folder.path(CHECKPOINTS), keep, experiment.identity(&files));
+    let identity = experiment.identity(&files, tuned.as_deref());
+    let checkpoints = Checkpoints::new(folder.path(CHECKPOINTS), keep, identity);
     let newest = checkpoints.newest()?;
-    let (mut position, mut warnings) = (Position::default(), Vec::new());
+    let (mut position, mut warnings) = (Position::default(), experiment.warnings.clone());
     if let Some(newest) = &newest {
         let (saved, warning) = checkpoints.read(newest)?;
         position = saved;
@@ -62,14 +64,14 @@ pub fn tune<B: Backend>(
     let mut options = experiment.step_options(&timeline, &std::env::temp_dir());
     let cache = SingularCache::of_user();
     experiment.find_blocks(&mut options, &cache, progress)?;
-    let mut trainer = Trainer::new(backend, &experiment.checkpoint, &experiment.plan, options)?;
+    let mut trainer = experiment.trainer(backend, options)?;
     // before the state of an earlier process comes in: its states are those of the start
     let every = experiment.config.train.drift.every;
     let meter = every.map(|_| DriftMeter::new(experiment, &mut trainer, cache, progress));
     if let Some(newest) = &newest {
         restore(newest, &mut trainer)?;
     }
-    let mut info = describe_run(experiment, folder, files, &timeline, warnings);
+    let mut info = describe_run(experiment, folder, [Some(files), tuned], &timeline, warnings);
     info.training.planned_bytes = trainer.memory().bytes() as u64;
     begin(experiment, folder, &info)?;
     let mut lines = JsonLines::open(folder.path(METRICS_JSONL), &position)?;
@@ -104,6 +106,9 @@ pub fn tune<B: Backend>(
     let result = folder.path(&info.training.result);
     if ending != Ending::Interrupted {
         write_result(experiment, &mut trainer, folder, &info.training.result, progress)?;
+        if experiment.tuned.is_some() {
+            write_carrier(experiment, &trainer, folder, &info, position.step)?;
+        }
     }
     drop(trainer);
     finish(folder, info, position, ending, prepared).map(|run| Tuned { ending, run, result })
@@ -134,13 +139,23 @@ pub(super) fn write_resolved(folder: &TrainingFolder, toml: &str) -> Result<()> 
     write_bytes(&folder.path(RESOLVED_TOML), text.as_bytes())
 }
 
-/// What trains, for other programs: PEFT's `adapter_config.json`, or for full fine-tuning the names of all parameters.
+/// What trains, for other programs: PEFT's `adapter_config.json`, or the names of all parameters, and of all groups of masks.
 pub fn selection_json(experiment: &Experiment) -> Value {
     let (plan, architecture) = (&experiment.plan, &experiment.architecture);
     plan.peft_json(architecture, experiment.checkpoint.label())
         .unwrap_or_else(|| {
-            let names: Vec<String> = plan.entries.iter().map(|entry| entry.id.name(architecture)).collect();
-            json!({"base_model_name_or_path": experiment.checkpoint.label(), "trained_parameters": names})
+            let names = |moves: bool| -> Vec<String> {
+                let entries = plan.entries.iter().filter(|entry| moves == (entry.parameters() > 0));
+                entries.map(|entry| entry.id.name(architecture)).collect()
+            };
+            let mut selection =
+                json!({"base_model_name_or_path": experiment.checkpoint.label(), "trained_parameters": names(true)});
+            if let Some(tuned) = &experiment.tuned {
+                let group = |(block, group, _): (usize, _, _)| format!("model.layers.{block}.{group}");
+                selection["tuned_model_name_or_path"] = json!(tuned.label());
+                selection["trained_masks"] = json!(plan.masks().map(group).collect::<Vec<_>>());
+            }
+            selection
         })
 }
 
@@ -161,13 +176,16 @@ pub fn trained_blocks(plan: &Plan, architecture: &Architecture) -> Vec<TrainedBl
             trained.rank = Some(rank);
         }
     }
+    for (block, _, channels) in plan.masks() {
+        blocks[block].parameters += channels as u64;
+    }
     blocks
 }
 
 fn describe_run(
     experiment: &Experiment,
     folder: &TrainingFolder,
-    files: Vec<FileHash>,
+    files: [Option<Vec<FileHash>>; 2],
     timeline: &Timeline,
     warnings: Vec<String>,
 ) -> TrainingInfo {
@@ -190,7 +208,7 @@ fn describe_run(
         ending: None,
         result: match plan.kind {
             Kind::Lora(_) => ADAPTER.to_owned(),
-            Kind::Full => MODEL.to_owned(),
+            Kind::Full | Kind::Masked(_) => MODEL.to_owned(),
         },
     };
     let run = run_info(experiment, files, started, warnings);
@@ -198,16 +216,21 @@ fn describe_run(
 }
 
 /// What every run says of itself.
-fn run_info(experiment: &Experiment, files: Vec<FileHash>, started: SystemTime, mut warnings: Vec<String>) -> RunInfo {
-    let (checkpoint, architecture) = (&experiment.checkpoint, &experiment.architecture);
+fn run_info(
+    experiment: &Experiment,
+    files: [Option<Vec<FileHash>>; 2],
+    started: SystemTime,
+    mut warnings: Vec<String>,
+) -> RunInfo {
+    let architecture = &experiment.architecture;
     for set in experiment.datasets.iter().filter(|set| !set.skipped.is_empty()) {
         let (name, skipped, total) = (&set.name, set.skipped.len(), set.samples_total);
         warnings.push(format!(
             "{name}: {skipped} of {total} rows could not be used; run.json names each"
         ));
     }
-    let model = ModelInfo {
-        name: "base".to_owned(),
+    let model = |(name, checkpoint, files): (&str, &Checkpoint, Vec<FileHash>)| ModelInfo {
+        name: name.to_owned(),
         label: checkpoint.label().to_owned(),
         path: checkpoint.path().to_path_buf(),
         files,
@@ -215,15 +238,21 @@ fn run_info(experiment: &Experiment, files: Vec<FileHash>, started: SystemTime, 
         parameters: architecture.parameters() as u64,
         blocks: architecture.blocks,
     };
+    let models = [
+        ("base", Some(&experiment.checkpoint)),
+        ("tuned", experiment.tuned.as_ref()),
+    ];
+    let models = models.into_iter().zip(files);
+    let models = models.filter_map(|((name, checkpoint), files)| Some(model((name, checkpoint?, files?))));
     RunInfo {
         midblock_run_schema: run::SCHEMA,
         midblock_version: env!("CARGO_PKG_VERSION").to_owned(),
         command_line: std::env::args().collect(),
         config: json!(experiment.config),
-        models: vec![model],
+        models: models.collect(),
         datasets: experiment.datasets.clone(),
         seeds: vec![Seed {
-            purpose: "samples, order, dropout, adapters".to_owned(),
+            purpose: "samples, order, dropout, adapters, masks".to_owned(),
             seed: experiment.config.train.seed,
         }],
         threads: rayon::current_num_threads(),
@@ -245,27 +274,66 @@ fn write_result<B: Backend>(
     let out = folder.clear_result(name)?;
     let Experiment {
         checkpoint,
+        tuned,
         architecture,
         plan,
         ..
     } = experiment;
+    let blocks = plan.trained_blocks();
     match plan.kind {
         Kind::Lora(_) => write_adapter(&out, checkpoint.label(), architecture, plan, |id, _| {
             Ok(trainer.parameter(id))
         }),
-        Kind::Full => {
+        Kind::Full | Kind::Masked(_) => {
             let options = WriteOptions {
                 dtype: experiment.config.output.dtype.map(Into::into),
                 ..WriteOptions::default()
             };
             let written = checkpoint.write(&out, &options, progress, |tensor| {
                 let id = ParameterId::parse(&tensor.name, architecture);
-                let moved = id.filter(|id| plan.entry(*id).is_some());
-                Ok(moved.map_or_else(|| tensor.to_f32(), |id| trainer.parameter(id)))
+                let in_blocks = |id: &ParameterId| id.block().is_some_and(|block| blocks.contains(&block));
+                match (id, tuned) {
+                    (Some(id), _) if plan.entry(id).is_some() => Ok(trainer.parameter(id)),
+                    // norms and biases of masked blocks
+                    (Some(id), Some(tuned)) if in_blocks(&id) => Ok(tuned.tensor(&tensor.name)?.to_f32()),
+                    _ => Ok(tensor.to_f32()),
+                }
             });
             written.map(|_| ())
         }
     }
+}
+
+/// Writes the masks beside the model that they let through.
+fn write_carrier<B: Backend>(
+    experiment: &Experiment,
+    trainer: &Trainer<'_, B>,
+    folder: &TrainingFolder,
+    info: &TrainingInfo,
+    step: u64,
+) -> Result<()> {
+    let model = |index: usize| {
+        let model = info.run.models.get(index).cloned().unwrap_or_default();
+        CarrierModel {
+            label: model.label,
+            files: model.files,
+        }
+    };
+    let config = &experiment.config;
+    let (lambda, limit, loss) = trainer.dual(step).unwrap_or_default();
+    let origin = CarrierOrigin {
+        base: model(0),
+        tuned: model(1),
+        options: json!({
+            "adapt": config.adapt, "objective": config.objective, "layers": config.select.layers, "seed": config.train.seed,
+        }),
+        step,
+        lambda,
+        limit,
+        loss,
+    };
+    let out = folder.clear_result(CARRIER)?;
+    Carrier::new(trainer.thetas(), origin).write(&out)
 }
 
 /// Completes `run.json` and, unless the run is to go on, writes the report and `DONE`.

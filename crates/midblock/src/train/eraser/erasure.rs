@@ -3,7 +3,7 @@
 use super::{EraseConfig, Eraser, Prompts};
 use crate::{
     Error, Result,
-    adapt::{MaskGroup, Masks},
+    adapt::{Carrier, MaskGroup, Masks},
     checkpoint::{Checkpoint, FileHash, digest},
     hub::{HubOptions, OnTransfer},
     model::Architecture,
@@ -45,12 +45,13 @@ impl Erasure {
             [&config.model.base, &config.model.tuned].map(|spec| Checkpoint::open(spec, hub, on_transfer));
         let (base, tuned) = (base?, tuned?);
         let architecture = same_shape(&base, &tuned)?;
-        let masks = config.model.carrier.as_deref().map(open_masks).transpose()?;
-        if let Some(masks) = &masks {
-            check_masks(masks, &architecture, &tuned)?;
+        let carrier = config.model.carrier.as_deref().map(Carrier::open).transpose()?;
+        if let Some(carrier) = &carrier {
+            carrier.check(&architecture, tuned.label())?;
         }
+        let masks = carrier.as_ref().map(Carrier::masks);
         let channels = config.eraser.channels(masks.is_some());
-        let channels = channels.of(&architecture, masks.as_ref(), config.eraser.seed)?;
+        let channels = channels.of(&architecture, masks, config.eraser.seed)?;
         let tokenizer = Tokenizer::of(&tuned)?;
         let template = match &config.data.template {
             Some(path) => Some(ChatTemplate::from_file(path, &tokenizer, now)?),
@@ -64,7 +65,7 @@ impl Erasure {
             architecture,
             channels,
             prompts,
-            carrier: masks.as_ref().map(hash),
+            carrier: masks.map(hash),
             config,
         })
     }
@@ -125,10 +126,8 @@ impl Erasure {
         Identity {
             config: self.config.clone(),
             base: digest(base),
-            others: vec![
-                ("the tuned model".into(), digest(tuned)),
-                ("the carrier".into(), carrier),
-            ],
+            tuned: Some(digest(tuned)),
+            others: vec![("the carrier".into(), carrier)],
             data: vec![(self.prompts.dataset.name.clone(), self.prompts.hash())],
             threads: rayon::current_num_threads(),
         }
@@ -153,30 +152,6 @@ fn same_shape(base: &Checkpoint, tuned: &Checkpoint) -> Result<Architecture> {
             left_value: left.to_string(),
             right_value: right.to_string(),
             help: "the tuned model must be fine-tuned from the base".into(),
-        }),
-    }
-}
-
-// FIXME: Carrier::open
-fn open_masks(dir: &std::path::Path) -> Result<Masks> {
-    Err(Error::malformed(dir, "carrier", "carriers cannot be read"))
-}
-
-fn check_masks(masks: &Masks, architecture: &Architecture, tuned: &Checkpoint) -> Result<()> {
-    let channels = masks.blocks().min(1) * masks.group(0, MaskGroup::FfnWrite).len();
-    let sizes = [
-        ("blocks", masks.blocks(), architecture.blocks),
-        ("residual channels", channels, architecture.hidden),
-    ];
-    match sizes.into_iter().find(|(_, masks, model)| masks != model) {
-        None => Ok(()),
-        Some((what, left, right)) => Err(Error::Mismatch {
-            left: "the carrier".into(),
-            right: tuned.label().to_owned(),
-            what: what.to_owned(),
-            left_value: left.to_string(),
-            right_value: right.to_string(),
-            help: "the carrier was made from another model".into(),
         }),
     }
 }

@@ -257,6 +257,8 @@ impl<'a, B: Backend> EraserTrainer<'a, B> {
             gradient_norm,
             clip_scale,
             penalty: 0.0,
+            carrier: None,
+            ending: None,
             erasure: Some(self.terms),
         })
     }
