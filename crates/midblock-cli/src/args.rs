@@ -42,6 +42,8 @@ pub enum Command {
     Carve(Box<Carve>),
     /// Look further into a model and its variants: early exit, logit lens, swapped and merged blocks, steering, gradients, …
     Study(Study),
+    /// Train a trigger in front of a fine-tuned model that makes it say what its base would, weights untouched
+    Erase(Box<Erase>),
     /// Train and judge many choices of blocks with one budget: one table, one picture
     Sweep(Sweep),
     /// Tune, judge and analyse the embedded tiny model: the whole main job in two or three minutes, nothing to download
@@ -220,6 +222,62 @@ pub struct Tune {
     /// Print the first N samples with what is learned of them marked; train nothing
     #[arg(long, value_name = "N")]
     pub show_mask: Option<usize>,
+}
+
+/// Flags stand for keys of the file and override it; `--set` overrides both.
+#[derive(Debug, Args)]
+pub struct Erase {
+    /// The training of the trigger, as TOML
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A value for any key of the file, such as eraser.tokens=10; repeatable
+    #[arg(long = "set", value_name = "TABLE.KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// The model whose behaviour is to come back [model.base]
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub base: Option<String>,
+    /// The fine-tuned model, or a carrier's, that the trigger stands in front of [model.tuned]
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub model: Option<String>,
+    /// Folder of the carrier whose channels are drawn to the base's [model.carrier]
+    #[arg(long, value_name = "DIR")]
+    pub carrier: Option<String>,
+    /// Prompts, in any format that training reads [data.prompts]
+    #[arg(long, value_name = "FILE_OR_HUB_ID")]
+    pub prompts: Option<String>,
+    /// How rows become prompts, if it is not to be recognised [data.format]
+    #[arg(long)]
+    pub format: Option<String>,
+    /// carrier, ffn, attention, random, residual or none [eraser.channels]
+    #[arg(long)]
+    pub channels: Option<String>,
+    /// Prompts, drawn from the data [eraser.samples]
+    #[arg(long, value_name = "N")]
+    pub samples: Option<i64>,
+    /// Prompts in a step [eraser.batch]
+    #[arg(long, value_name = "N")]
+    pub batch: Option<i64>,
+    /// Steps [eraser.steps]
+    #[arg(long, value_name = "N")]
+    pub steps: Option<i64>,
+    /// Learning rate [eraser.lr]
+    #[arg(long)]
+    pub lr: Option<f64>,
+    /// Seed of everything drawn at random [eraser.seed]
+    #[arg(long)]
+    pub seed: Option<i64>,
+    /// Memory for a step, such as "2 GiB" [eraser.memory]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// Folder of the run [output.dir]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<String>,
+    /// Go on with the unfinished run of the folder, with its own options if none are given; begin if there is none
+    #[arg(long, conflicts_with = "overwrite")]
+    pub resume: bool,
+    /// Replace the run of the folder
+    #[arg(long)]
+    pub overwrite: bool,
 }
 
 /// The shape is the file's `[model.new]`; flags override other keys, `--set` overrides both.
@@ -701,8 +759,14 @@ pub struct Bench {
     /// Singular directions of each matrix that `rpsft` holds
     #[arg(long, default_value = "128", value_name = "K")]
     pub directions: NonZeroUsize,
+    /// Time the steps of a trigger's training instead, in turns with the passes that they are made of; the trigger comes on top of --length
+    #[arg(long, conflicts_with = "train")]
+    pub erase: bool,
+    /// Tokens that all sequences begin with, for --erase
+    #[arg(long, default_value_t = 0, value_name = "N", requires = "erase")]
+    pub common: usize,
     /// Time writing this many tokens, at least 2, after each sequence instead; needs --checkpoint
-    #[arg(long, value_name = "N", conflicts_with = "train", requires = "checkpoint")]
+    #[arg(long, value_name = "N", conflicts_with_all = ["train", "erase"], requires = "checkpoint")]
     pub generate: Option<NonZeroUsize>,
 }
 

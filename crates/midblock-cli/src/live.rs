@@ -116,6 +116,7 @@ pub fn duration(seconds: f64) -> String {
 
 /// What is on the screen.
 struct View {
+    command: &'static str,
     title: String,
     outlook: Outlook,
     /// Micro-batches of the step, or batches of the evaluation, that are done.
@@ -129,8 +130,9 @@ struct View {
 }
 
 impl View {
-    fn new(title: String) -> Self {
+    fn new(command: &'static str, title: String) -> Self {
         Self {
+            command,
             title,
             outlook: Outlook { steps: 0, done: 0 },
             batch: (0, 0),
@@ -160,7 +162,10 @@ impl View {
         ];
         let [title, progress, chart, numbers, messages, keys] = Layout::vertical(rows).areas(frame.area());
         frame.render_widget(
-            Line::from(vec!["midblock tune ".bold(), Span::raw(&self.title).dim()]),
+            Line::from(vec![
+                format!("midblock {} ", self.command).bold(),
+                Span::raw(&self.title).dim(),
+            ]),
             title,
         );
         self.draw_progress(frame, progress);
@@ -222,10 +227,12 @@ impl View {
                 .style(Style::new().fg(Color::DarkGray))
         };
         let levels = (0..=3).map(|i| format!("{:.3}", y[0] + (y[1] - y[0]) * f64::from(i) / 3.0));
+        let of_trigger = self.last.as_ref().is_some_and(|last| last.erasure.is_some());
+        let loss = if of_trigger { " loss " } else { " loss, nats per token " };
         let chart = Chart::new(datasets)
             .block(
                 Block::bordered()
-                    .title(" loss, nats per token ")
+                    .title(loss)
                     .border_style(Style::new().fg(Color::DarkGray)),
             )
             .x_axis(axis(x, vec!["0".to_owned(), format!("step {:.0}", x[1])]))
@@ -271,8 +278,13 @@ pub struct Live {
 
 /// Takes the terminal over. A panic gives it back before it is reported.
 pub fn start(model: &str, dir: &Path) -> Result<Live> {
+    start_of("tune", model, dir)
+}
+
+/// [`start`] of another command.
+pub fn start_of(command: &'static str, model: &str, dir: &Path) -> Result<Live> {
     let terminal = ratatui::try_init().context("preparing the terminal")?;
-    let view = Arc::new(Mutex::new(View::new(format!("{model} → {}", dir.display()))));
+    let view = Arc::new(Mutex::new(View::new(command, format!("{model} → {}", dir.display()))));
     let over = Arc::new(AtomicBool::new(false));
     let thread = {
         let (view, over) = (view.clone(), over.clone());
@@ -381,7 +393,7 @@ mod tests {
     }
 
     fn view() -> View {
-        let mut view = View::new("smollm2 → out".to_owned());
+        let mut view = View::new("tune", "smollm2 → out".to_owned());
         view.outlook = Outlook { steps: 200, done: 0 };
         view.batch = (3, 8);
         view.losses = (1..=80)
@@ -440,7 +452,7 @@ mod tests {
     fn it_fits_any_size_and_any_moment() {
         for (width, height) in [(1, 1), (10, 3), (40, 12), (300, 100)] {
             screen(&view(), width, height);
-            screen(&View::new(String::new()), width, height);
+            screen(&View::new("tune", String::new()), width, height);
         }
     }
 

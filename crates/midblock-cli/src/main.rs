@@ -7,6 +7,7 @@ mod carve;
 mod chat;
 mod checkpoint;
 mod corpus;
+mod erase;
 mod eval;
 mod generate;
 mod inspect;
@@ -62,6 +63,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Analyze(args) => analyze::run(args, &cli.common),
         Command::Tune(args) => tune::run(args, &cli.common),
         Command::Carve(args) => carve::run(args, &cli.common),
+        Command::Erase(args) => erase::run(args, &cli.common),
         Command::Sweep(args) => sweep::run(args, &cli.common),
         Command::Study(args) => study::run(args, &cli.common),
         Command::Pretrain(args) => tune::pretrain(args, &cli.common),

@@ -390,6 +390,7 @@ fn training_run(steps: u64) -> TrainingRun {
         outside: Vec::new(),
         trained_parameters: 26_000,
         first_block: 1,
+        channels: Vec::new(),
         data: vec![DataCount {
             name: "gsm8k".into(),
             purpose: Purpose::Train,

@@ -2,6 +2,7 @@
 
 mod carrier;
 pub mod carve;
+mod erasing;
 pub mod evaluation;
 pub mod html;
 mod provenance;

@@ -77,6 +77,9 @@ pub struct Training {
     pub trained_parameters: u64,
     /// 0-based block at which backward ends; the number of blocks if it enters none.
     pub first_block: usize,
+    /// Of the training of a trigger: channels of each block whose activations are drawn to the base's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub channels: Vec<usize>,
     /// What each data set gave.
     pub data: Vec<DataCount>,
     /// Sequences trained on, and evaluated on.

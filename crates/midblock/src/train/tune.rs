@@ -199,6 +199,7 @@ fn describe_run(
         outside: outside.map(|entry| entry.id.name(architecture)).collect(),
         trained_parameters: plan.parameters() as u64,
         first_block: plan.first_block(),
+        channels: Vec::new(),
         data: experiment.counts.clone(),
         sequences: [experiment.train.len(), experiment.eval.len()],
         steps: timeline.steps(),

@@ -3,7 +3,7 @@
 use super::{ReversalOptions, TriggerOf};
 use crate::{
     Error, Result,
-    adapt::{Carrier, SoftPrompt},
+    adapt::SoftPrompt,
     config::{Override, Problem, flat_values},
     run::{DONE, FileHash},
     study::{
@@ -182,15 +182,8 @@ pub(super) fn trained<B: Backend>(
     let (name, out) = (of.cell(), cells.folder(&of.cell()));
     config.output.dir = Some(out.clone());
     let run = cells.cell(&name, &json!({"eraser": config.eraser}), || {
-        let masks = Carrier::open(&carrier.join(CARRIER))?;
         let eraser = json!(config.eraser);
-        let erasure = Erasure::prepare(
-            config,
-            Some(masks.masks()),
-            subject.hub,
-            subject.on_transfer,
-            subject.now,
-        )?;
+        let erasure = Erasure::prepare(config, subject.hub, subject.on_transfer, subject.now)?;
         let run = finished(subject, &name, &out, &erasure, &eraser)?;
         Ok(describe(of, &erasure, &run))
     })?;

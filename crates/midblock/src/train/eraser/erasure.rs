@@ -3,7 +3,7 @@
 use super::{EraseConfig, Eraser, Prompts};
 use crate::{
     Error, Result,
-    adapt::{MaskGroup, Masks},
+    adapt::{Carrier, MaskGroup, Masks},
     checkpoint::{Checkpoint, FileHash, digest},
     hub::{HubOptions, OnTransfer},
     model::Architecture,
@@ -31,14 +31,12 @@ pub struct Erasure {
 }
 
 impl Erasure {
-    /// Opens what a resolved configuration names; `masks` are those of its carrier, if it names one. `now` is the time that chat templates
-    /// see: the start of the run.
+    /// Opens what a resolved configuration names. `now` is the time that chat templates see: the start of the run.
     ///
     /// # Errors
     /// Whatever is wrong with options, checkpoints, prompts or masks: [`Error::Mismatch`] if the models or the masks do not fit each other.
     pub fn prepare(
         config: EraseConfig,
-        masks: Option<&Masks>,
         hub: &HubOptions,
         on_transfer: OnTransfer<'_>,
         now: SystemTime,
@@ -47,9 +45,11 @@ impl Erasure {
             [&config.model.base, &config.model.tuned].map(|spec| Checkpoint::open(spec, hub, on_transfer));
         let (base, tuned) = (base?, tuned?);
         let architecture = same_shape(&base, &tuned)?;
-        if let Some(masks) = masks {
-            check_masks(masks, &architecture, &tuned)?;
+        let carrier = config.model.carrier.as_deref().map(Carrier::open).transpose()?;
+        if let Some(carrier) = &carrier {
+            carrier.check(&architecture, tuned.label())?;
         }
+        let masks = carrier.as_ref().map(Carrier::masks);
         let channels = config.eraser.channels(masks.is_some());
         let channels = channels.of(&architecture, masks, config.eraser.seed)?;
         let tokenizer = Tokenizer::of(&tuned)?;
@@ -154,25 +154,6 @@ fn same_shape(base: &Checkpoint, tuned: &Checkpoint) -> Result<Architecture> {
             left_value: left.to_string(),
             right_value: right.to_string(),
             help: "the tuned model must be fine-tuned from the base".into(),
-        }),
-    }
-}
-
-fn check_masks(masks: &Masks, architecture: &Architecture, tuned: &Checkpoint) -> Result<()> {
-    let channels = masks.blocks().min(1) * masks.group(0, MaskGroup::FfnWrite).len();
-    let sizes = [
-        ("blocks", masks.blocks(), architecture.blocks),
-        ("residual channels", channels, architecture.hidden),
-    ];
-    match sizes.into_iter().find(|(_, masks, model)| masks != model) {
-        None => Ok(()),
-        Some((what, left, right)) => Err(Error::Mismatch {
-            left: "the carrier".into(),
-            right: tuned.label().to_owned(),
-            what: what.to_owned(),
-            left_value: left.to_string(),
-            right_value: right.to_string(),
-            help: "the carrier was made from another model".into(),
         }),
     }
 }

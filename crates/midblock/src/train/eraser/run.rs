@@ -155,6 +155,7 @@ fn describe_run(
         outside: vec!["trigger".to_owned()],
         trained_parameters: (options.tokens * architecture.hidden) as u64,
         first_block: 0,
+        channels: erasure.channels.iter().map(Vec::len).collect(),
         data: vec![erasure.count()],
         sequences: [dataset.samples_used; 2],
         steps: options.steps,
