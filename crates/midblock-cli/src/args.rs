@@ -175,7 +175,7 @@ pub struct Tune {
     /// fixed-alpha, fixed-ratio or rslora [adapt.scaling]
     #[arg(long, value_name = "SCALING")]
     pub lora_scaling: Option<String>,
-    /// What is minimised: sft, rpsft, dft, iw or kl [objective.kind]
+    /// What is minimised: sft, rpsft, dft, iw or kl; lcdd with masks [objective.kind]
     #[arg(long, value_name = "KIND")]
     pub objective: Option<String>,
     /// `paper` derives the weights of `iw`, as the published scripts do [objective.detach]; `default` takes them as constants
@@ -713,4 +713,6 @@ pub enum Training {
     /// Mid-Block from the second epoch on: the frozen blocks below come from the cache
     MidCached,
     Full,
+    /// Masks over a tuned model's change, and that change, in turns with full fine-tuning of the same matrices
+    Masked,
 }

@@ -2,7 +2,7 @@
 
 use crate::progress::request_stop;
 use anyhow::{Context, Result};
-use midblock::train::{DriftMetrics, Evaluation, Observer, Outlook, StepMetrics};
+use midblock::train::{CarrierMetrics, DriftMetrics, Evaluation, Observer, Outlook, StepMetrics};
 use ratatui::{
     DefaultTerminal, Frame,
     crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
@@ -59,8 +59,12 @@ impl Observer for Plain {
         let due = self.last.is_none_or(|last| last.elapsed() >= LINE_EVERY) || m.step == self.outlook.steps;
         if due {
             self.last = Some(Instant::now());
+            let masks = m.carrier.as_ref().map_or_else(String::new, |carrier| {
+                let [lambda, masks] = carried(carrier);
+                format!(" λ {lambda}, masks {masks},")
+            });
             eprintln!(
-                "step {}/{} epoch {:.2} loss {:.4} lr {:.3e} gradient {:.3} {:.0} tokens/s, {} left",
+                "step {}/{} epoch {:.2} loss {:.4} lr {:.3e} gradient {:.3}{masks} {:.0} tokens/s, {} left",
                 m.step,
                 self.outlook.steps,
                 m.epoch,
@@ -83,6 +87,20 @@ impl Observer for Plain {
         eprintln!("{}", drifted(d));
         Ok(())
     }
+}
+
+/// "0.0123 (0.5432 of 0.6000)", what masks are pressed with, and the loss and its limit; "81 % open".
+fn carried(carrier: &CarrierMetrics) -> [String; 2] {
+    let limit = carrier
+        .limit
+        .map_or("no limit yet".to_owned(), |limit| format!("of {limit:.4}"));
+    [
+        format!("{:.4} ({:.4} {limit})", carrier.lambda, carrier.loss_ema),
+        format!(
+            "{:.1} % open",
+            100.0 * carrier.active as f64 / carrier.masks.max(1) as f64
+        ),
+    ]
 }
 
 /// "step 40: rotation 0.0123, CKA with the start 0.9876".
@@ -242,22 +260,28 @@ impl View {
         let best = self
             .best
             .map_or("–".to_owned(), |(step, loss)| format!("{loss:.4} at step {step}"));
-        let left = [
+        let mut left = vec![
             ("loss", format!("{:.4}", m.loss)),
             ("learning rate", format!("{:.3e}", m.lr)),
             ("gradient norm", format!("{:.4}", m.gradient_norm)),
             ("best evaluation", best),
         ];
-        let right = [
+        let mut right = vec![
             ("tokens/s", format!("{:.0}", m.tokens_per_s)),
             ("in the loss/s", format!("{:.0}", m.trained_tokens_per_s)),
             ("step", format!("{:.2} s", m.seconds)),
             ("private memory", memory),
         ];
+        if let Some(carrier) = &m.carrier {
+            let [lambda, masks] = carried(carrier);
+            left.push(("λ", lambda));
+            right.push(("masks", masks));
+        }
         let halves: [Rect; 2] = Layout::horizontal([Constraint::Fill(1); 2]).areas(area);
         for (numbers, area) in [left, right].into_iter().zip(halves) {
             let line = |(name, value): (&str, String)| Line::from(vec![format!("{name:>16}  ").dim(), value.bold()]);
-            frame.render_widget(Paragraph::new(numbers.map(line).to_vec()), area);
+            let lines: Vec<Line<'_>> = numbers.into_iter().map(line).collect();
+            frame.render_widget(Paragraph::new(lines), area);
         }
     }
 }
@@ -405,7 +429,13 @@ mod tests {
             seconds_left: 2400.0,
             private_bytes: Some(300 << 20),
             erasure: None,
-            carrier: None,
+            carrier: Some(CarrierMetrics {
+                lambda: 0.0123,
+                loss_ema: 1.1,
+                limit: Some(1.25),
+                active: 810,
+                masks: 1000,
+            }),
         });
         (0..6).for_each(|i| view.say(format!("message {i}")));
         view
@@ -422,6 +452,8 @@ mod tests {
             "6.000e-5",
             "205",
             "300 MiB",
+            "0.0123 (1.1000 of 1.2500)",
+            "81.0 % open",
             "1.2000 at step 80",
             "message 5",
             "q or Ctrl-C: save and stop",

@@ -235,6 +235,18 @@ pub fn forecast(out: &mut impl Write, experiment: &Experiment) -> Result<()> {
         memory.kept,
         memory.blocks,
     )?;
+    if let Some([base, tuned]) = estimate.masked_bytes {
+        let held = match experiment.plan.copies() {
+            1 => "memory-mapped too",
+            _ => "private, in f32 with two moments",
+        };
+        writeln!(
+            out,
+            "masked     {:.1} MiB of W_base stay memory-mapped as they are stored; {:.1} MiB of W_tuned are {held}; what masks let through is in f32 beside them",
+            mib(base),
+            mib(tuned),
+        )?;
+    }
     let [first, later] = estimate.seconds(rate);
     let cached = if later < first {
         format!(", {later:.2} s from the second epoch on")
@@ -253,10 +265,14 @@ pub fn forecast(out: &mut impl Write, experiment: &Experiment) -> Result<()> {
 fn describe(experiment: &Experiment, timeline: &midblock::train::Timeline) -> String {
     let (a, plan, train) = (&experiment.architecture, &experiment.plan, &experiment.config.train);
     let (label, parameters) = (experiment.checkpoint.label(), a.parameters());
-    let mut text = format!(
-        "model      {label}: {parameters} parameters\n{}",
-        data_lines(experiment)
-    );
+    let mut text = format!("model      {label}: {parameters} parameters\n");
+    if let Some(tuned) = &experiment.tuned {
+        text += &format!("tuned      {}\n", tuned.label());
+    }
+    for warning in &experiment.warnings {
+        text += &format!("warning    {warning}\n");
+    }
+    text += &data_lines(experiment);
     let batch = match (train.batch, train.batch_tokens) {
         (_, Some(tokens)) => format!("{tokens} tokens"),
         (batch, None) => format!("{} sequences", batch.unwrap_or_default()),

@@ -107,7 +107,9 @@ pub fn tune<B: Backend>(
     if ending != Ending::Interrupted {
         write_result(experiment, &mut trainer, folder, &info.training.result, progress)?;
         if experiment.tuned.is_some() {
-            write_carrier(experiment, &trainer, folder, &info, position.step)?;
+            let best = position.best.filter(|_| experiment.config.train.keep_best);
+            let step = best.map_or(position.step, |best| best.step);
+            write_carrier(experiment, &trainer, folder, &info, step)?;
         }
     }
     drop(trainer);
