@@ -36,6 +36,9 @@ fn source(dir: &Path, name: &str, file: &str) -> DataSpec {
     }
 }
 
+/// Stands for phase 1's result where it does not matter.
+const UNKNOWN: &str = "phase 1";
+
 /// Steps of phase 2, at most.
 const STEPS: u64 = 1500;
 
@@ -194,18 +197,18 @@ impl CarveFile {
             let experiments = self
                 .phases()
                 .iter()
-                .map(|phase| self.resolved(*phase, Path::new(""), "tuned"));
+                .map(|phase| self.resolved(*phase, Path::new(""), UNKNOWN));
             found.extend(experiments.filter_map(Result::err).flatten());
         }
         found
     }
 
-    /// The experiment of a phase in the carve's folder `dir`; `tuned` is phase 1's result.
+    /// The experiment of a phase in the carve's folder `dir`; `tuned` is phase 1's result, where that matters.
     ///
     /// # Errors
     /// [`Error::Config`].
-    pub fn experiment(&self, phase: CarvePhase, dir: &Path, tuned: &str) -> Result<Config> {
-        self.resolved(phase, dir, tuned)
+    pub fn experiment(&self, phase: CarvePhase, dir: &Path, tuned: Option<&str>) -> Result<Config> {
+        self.resolved(phase, dir, tuned.unwrap_or(UNKNOWN))
             .map_err(|problems| Error::Config { problems })
     }
 

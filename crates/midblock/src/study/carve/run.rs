@@ -86,7 +86,7 @@ impl<'a, B: Backend> Carving<'a, B> {
         let (examples, split) = split(means, &file, &checkpoint)?;
         let lock = lock::claim(dir, CARVE_TOML)?;
         for phase in file.phases() {
-            let config = file.experiment(*phase, dir, "")?;
+            let config = file.experiment(*phase, dir, None)?;
             check_config_but(&dir.join(phase.name()), &config, &BY_CONTENT)?;
         }
         write_split(dir, &split)?;
@@ -140,7 +140,7 @@ impl<'a, B: Backend> Carving<'a, B> {
     /// Those of [`tune`](crate::train::tune); [`Error::Interrupted`], and then the same call goes on.
     pub fn train(&self, phase: CarvePhase, observer: &mut dyn Observer) -> Result<TrainingRun> {
         let dir = self.folder(phase);
-        let config = self.file.experiment(phase, &self.dir, &self.record.tuned)?;
+        let config = self.file.experiment(phase, &self.dir, Some(&self.record.tuned))?;
         let now = UNIX_EPOCH + Duration::from_secs(self.record.started_unix_s);
         let prepare = || prepare(self.means, config, now);
         let run = finished_run(self.means.backend, &dir, prepare, observer, self.means.progress)?;
@@ -172,7 +172,7 @@ pub fn rehearse<B: Backend>(means: &Means<'_, B>, file: &CarveFile) -> Result<Re
     write_split(folder.path(), &split)?;
     let tuned = file.config.carve.tuned.as_ref().unwrap_or(&file.config.model.base);
     let phase = |phase: &CarvePhase| {
-        let config = file.experiment(*phase, folder.path(), tuned)?;
+        let config = file.experiment(*phase, folder.path(), Some(tuned))?;
         Ok((*phase, prepare(means, config, SystemTime::now())?))
     };
     Ok(Rehearsal {
@@ -192,7 +192,7 @@ fn prepare<B: Backend>(means: &Means<'_, B>, config: Config, now: SystemTime) ->
 /// The behaviour's prompts in two parts, as chat if the model has a template or is given one.
 fn split<B>(means: &Means<'_, B>, file: &CarveFile, checkpoint: &Checkpoint) -> Result<(Examples, Split)> {
     let templates = file.phases().iter().map(|phase| {
-        let config = file.experiment(*phase, Path::new(""), "")?;
+        let config = file.experiment(*phase, Path::new(""), None)?;
         Ok(config.data.template)
     });
     let given = templates.collect::<Result<Vec<_>>>()?.into_iter().flatten().next();

@@ -21,7 +21,7 @@ fn message(text: &str, sets: &[&str]) -> String {
 #[test]
 fn phase_one_is_the_papers_loop_on_the_matrices_of_all_blocks() {
     let file = parse(GOOD, &[]).unwrap();
-    let config = file.experiment(CarvePhase::Sft, Path::new("out"), "").unwrap();
+    let config = file.experiment(CarvePhase::Sft, Path::new("out"), None).unwrap();
     let train = &config.train;
     assert_eq!(
         (train.epochs, train.batch, train.accumulation, train.lr),
@@ -48,7 +48,7 @@ fn phase_one_is_the_papers_loop_on_the_matrices_of_all_blocks() {
         ],
     )
     .unwrap();
-    let config = file.experiment(CarvePhase::Sft, Path::new("out"), "").unwrap();
+    let config = file.experiment(CarvePhase::Sft, Path::new("out"), None).unwrap();
     assert_eq!((config.train.steps, config.train.epochs), (Some(7), None));
     assert!(!config.output.tensorboard);
 }
@@ -57,7 +57,7 @@ fn phase_one_is_the_papers_loop_on_the_matrices_of_all_blocks() {
 fn phase_two_masks_what_phase_one_has_learned() {
     let of = |sets: &[&str]| {
         let file = parse(GOOD, sets).unwrap();
-        file.experiment(CarvePhase::Carrier, Path::new("out"), "out/sft/model")
+        file.experiment(CarvePhase::Carrier, Path::new("out"), Some("out/sft/model"))
             .unwrap()
     };
     let config = of(&[]);

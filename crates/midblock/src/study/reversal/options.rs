@@ -89,7 +89,7 @@ pub(in crate::study) fn adopt(config: &mut StudyConfig, given: &dyn Fn(&str) -> 
     }
     let file = CarveFile::load(Some(&dir.join(CARVE_TOML)), &[]).map_err(|error| problem(error.to_string()))?;
     let carved = file
-        .experiment(CarvePhase::Carrier, dir, "")
+        .experiment(CarvePhase::Carrier, dir, None)
         .map_err(|error| problem(error.to_string()))?;
     if !given("model.base") {
         config.model.base = carved.model.base;
