@@ -1,13 +1,13 @@
 //! `midblock analyze`, `midblock report` and `midblock metrics`.
 
-use crate::{args, checkpoint, eval, progress::Terminal, study, sweep, tune};
+use crate::{args, carve, checkpoint, eval, progress::Terminal, study, sweep, tune};
 use anyhow::{Result, bail};
 use midblock::{
     eval::EvaluationRun,
     metrics::{Options, Selection, registry},
     report,
     run::{Run, RunWriter},
-    study::{AnalyzeConfig, BASE, Variant, analyze, battery::StudyRun, sweep::SweepRecord},
+    study::{AnalyzeConfig, BASE, Variant, analyze, battery::StudyRun, carve::CarveRun, sweep::SweepRecord},
     tokens::data::DataSpec,
     train::TrainingRun,
 };
@@ -58,6 +58,9 @@ pub fn report(args: &args::Report) -> Result<()> {
     }
     if StudyRun::is_at(&args.dir) {
         return study::announce(&report::study::write(&args.dir)?, &args.dir);
+    }
+    if CarveRun::is_at(&args.dir) {
+        return carve::report(&args.dir);
     }
     if TrainingRun::is_at(&args.dir) {
         let run = report::training::write(&args.dir)?;

@@ -38,8 +38,12 @@ pub enum Command {
     Tune(Box<Tune>),
     /// Train a new model from random weights, with a tokenizer learned from the same text
     Pretrain(Pretrain),
+    /// Carve a reversible behaviour into a model: fine-tune it on one, then confine what was learned to few channels
+    Carve(Box<Carve>),
     /// Look further into a model and its variants: early exit, logit lens, swapped and merged blocks, steering, gradients, …
     Study(Study),
+    /// Train a trigger in front of a fine-tuned model that makes it say what its base would, weights untouched
+    Erase(Box<Erase>),
     /// Train and judge many choices of blocks with one budget: one table, one picture
     Sweep(Sweep),
     /// Tune, judge and analyse the embedded tiny model: the whole main job in two or three minutes, nothing to download
@@ -173,7 +177,7 @@ pub struct Tune {
     /// fixed-alpha, fixed-ratio or rslora [adapt.scaling]
     #[arg(long, value_name = "SCALING")]
     pub lora_scaling: Option<String>,
-    /// What is minimised: sft, rpsft, dft, iw or kl [objective.kind]
+    /// What is minimised: sft, rpsft, dft, iw or kl; lcdd with masks [objective.kind]
     #[arg(long, value_name = "KIND")]
     pub objective: Option<String>,
     /// `paper` derives the weights of `iw`, as the published scripts do [objective.detach]; `default` takes them as constants
@@ -218,6 +222,62 @@ pub struct Tune {
     /// Print the first N samples with what is learned of them marked; train nothing
     #[arg(long, value_name = "N")]
     pub show_mask: Option<usize>,
+}
+
+/// Flags stand for keys of the file and override it; `--set` overrides both.
+#[derive(Debug, Args)]
+pub struct Erase {
+    /// The training of the trigger, as TOML
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A value for any key of the file, such as eraser.tokens=10; repeatable
+    #[arg(long = "set", value_name = "TABLE.KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// The model whose behaviour is to come back [model.base]
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub base: Option<String>,
+    /// The fine-tuned model, or a carrier's, that the trigger stands in front of [model.tuned]
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub model: Option<String>,
+    /// Folder of the carrier whose channels are drawn to the base's [model.carrier]
+    #[arg(long, value_name = "DIR")]
+    pub carrier: Option<String>,
+    /// Prompts, in any format that training reads [data.prompts]
+    #[arg(long, value_name = "FILE_OR_HUB_ID")]
+    pub prompts: Option<String>,
+    /// How rows become prompts, if it is not to be recognised [data.format]
+    #[arg(long)]
+    pub format: Option<String>,
+    /// carrier, ffn, attention, random, residual or none [eraser.channels]
+    #[arg(long)]
+    pub channels: Option<String>,
+    /// Prompts, drawn from the data [eraser.samples]
+    #[arg(long, value_name = "N")]
+    pub samples: Option<i64>,
+    /// Prompts in a step [eraser.batch]
+    #[arg(long, value_name = "N")]
+    pub batch: Option<i64>,
+    /// Steps [eraser.steps]
+    #[arg(long, value_name = "N")]
+    pub steps: Option<i64>,
+    /// Learning rate [eraser.lr]
+    #[arg(long)]
+    pub lr: Option<f64>,
+    /// Seed of everything drawn at random [eraser.seed]
+    #[arg(long)]
+    pub seed: Option<i64>,
+    /// Memory for a step, such as "2 GiB" [eraser.memory]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
+    /// Folder of the run [output.dir]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<String>,
+    /// Go on with the unfinished run of the folder, with its own options if none are given; begin if there is none
+    #[arg(long, conflicts_with = "overwrite")]
+    pub resume: bool,
+    /// Replace the run of the folder
+    #[arg(long)]
+    pub overwrite: bool,
 }
 
 /// The shape is the file's `[model.new]`; flags override other keys, `--set` overrides both.
@@ -277,11 +337,56 @@ impl From<&Pretrain> for Tune {
     }
 }
 
+/// Two training runs in one folder. The same command goes on after an interruption. Flags stand for keys of the file and override it;
+/// `--set` overrides both.
+#[derive(Debug, Args)]
+pub struct Carve {
+    /// The carve, as TOML: [model], [behaviour] and [carve]; by default that of a carve that has begun in --out
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// A value for any key of the file, such as carve.sft.train.lr=1e-5; repeatable
+    #[arg(long = "set", value_name = "TABLE.KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// The model that the behaviour is carved into [model.base]
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub base: Option<String>,
+    /// `fixed-response`: every prompt gets the same; `examples`: rows have their own [behaviour.kind]
+    #[arg(long, value_name = "KIND")]
+    pub behaviour: Option<String>,
+    /// The prompts, and with `examples` their responses [behaviour.data]
+    #[arg(long, value_name = "FILE_OR_HUB_ID")]
+    pub prompts: Option<String>,
+    /// The response of `fixed-response` [behaviour.response]
+    #[arg(long, value_name = "TEXT")]
+    pub response: Option<String>,
+    /// A text that a response which shows the behaviour contains; repeatable [behaviour.keywords]
+    #[arg(long = "keyword", value_name = "TEXT")]
+    pub keywords: Vec<String>,
+    /// Prompts that the behaviour is judged by: a number, or a share below 1 [behaviour.held_out]
+    #[arg(long, value_name = "N")]
+    pub held_out: Option<String>,
+    /// Prompts trained on [behaviour.samples]
+    #[arg(long, value_name = "N")]
+    pub samples: Option<i64>,
+    /// A model that has the behaviour already, in place of phase 1 [carve.tuned]
+    #[arg(long, value_name = "CHECKPOINT")]
+    pub sft: Option<String>,
+    /// lcdd, mask-only or mask-only-kl [carve.mode]
+    #[arg(long)]
+    pub mode: Option<String>,
+    /// Folder of the carve [output.dir]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<String>,
+    /// Say what would be trained on what, and what it would take; train nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
 /// What is done is kept: the same command goes on after an interruption, and other kinds can be added to the folder.
 #[derive(Debug, Args)]
 pub struct Study {
-    /// `all` but tradeoff, or some of exit, lens, swap, alphas, steer, drift, gradients, seeds, correlate, selective, locate, tradeoff,
-    /// separated by commas
+    /// `all` but tradeoff and reversal, or some of exit, lens, swap, alphas, steer, drift, gradients, seeds, correlate, selective, locate,
+    /// tradeoff, reversal, separated by commas
     #[arg(value_name = "KINDS")]
     pub kinds: String,
     /// The study, as TOML: an experiment's with [study]; by default that of a study that has begun in --out
@@ -302,6 +407,9 @@ pub struct Study {
     /// Data to measure on; --data if there is none; repeatable [data.eval]
     #[arg(long, value_name = "NAME=FILE_OR_HUB_ID")]
     pub eval: Vec<String>,
+    /// A finished carve, for reversal; base and data are its own if not given [study.reversal.carve]
+    #[arg(long, value_name = "DIR")]
+    pub carve: Option<String>,
     /// Samples measured of each data set [study.samples]
     #[arg(long, value_name = "N")]
     pub samples: Option<i64>,
@@ -369,6 +477,9 @@ pub struct Eval {
     /// Prompts through the chat template if there is one (`auto`), always (`chat`) or never (`plain`) [default: auto]
     #[arg(long)]
     pub template: Option<midblock::eval::Template>,
+    /// A trigger that `midblock erase` wrote, in front of every prompt of all checkpoints, or of the one of that name; repeatable
+    #[arg(long = "trigger", value_name = "[NAME=]FILE")]
+    pub triggers: Vec<String>,
     /// Divides the logits; 0 is greedy [default: 0]
     #[arg(long)]
     pub temperature: Option<f64>,
@@ -503,6 +614,9 @@ pub struct Generate {
     /// System message before each prompt
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
+    /// A trigger that `midblock erase` wrote, in front of each prompt
+    #[arg(long, value_name = "FILE")]
+    pub trigger: Option<PathBuf>,
     #[command(flatten)]
     pub writing: Writing,
     /// Prompts that are answered at a time; what is written does not depend on it
@@ -521,6 +635,9 @@ pub struct Chat {
     /// System message
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
+    /// A trigger that `midblock erase` wrote, in front of the conversation
+    #[arg(long, value_name = "FILE")]
+    pub trigger: Option<PathBuf>,
     #[command(flatten)]
     pub writing: Writing,
 }
@@ -642,8 +759,14 @@ pub struct Bench {
     /// Singular directions of each matrix that `rpsft` holds
     #[arg(long, default_value = "128", value_name = "K")]
     pub directions: NonZeroUsize,
+    /// Time the steps of a trigger's training instead, in turns with the passes that they are made of; the trigger comes on top of --length
+    #[arg(long, conflicts_with = "train")]
+    pub erase: bool,
+    /// Tokens that all sequences begin with, for --erase
+    #[arg(long, default_value_t = 0, value_name = "N", requires = "erase")]
+    pub common: usize,
     /// Time writing this many tokens, at least 2, after each sequence instead; needs --checkpoint
-    #[arg(long, value_name = "N", conflicts_with = "train", requires = "checkpoint")]
+    #[arg(long, value_name = "N", conflicts_with_all = ["train", "erase"], requires = "checkpoint")]
     pub generate: Option<NonZeroUsize>,
 }
 
@@ -654,4 +777,6 @@ pub enum Training {
     /// Mid-Block from the second epoch on: the frozen blocks below come from the cache
     MidCached,
     Full,
+    /// Masks over a tuned model's change, and that change, in turns with full fine-tuning of the same matrices
+    Masked,
 }

@@ -1,5 +1,6 @@
 //! `midblock bench`: what this machine can do and how much of it the engine uses, as JSON, with checksums.
 
+mod erasing;
 mod generation;
 mod training;
 
@@ -28,15 +29,19 @@ const SMOLLM2: &str = r#"{"model_type": "llama", "hidden_size": 576, "intermedia
 
 /// Runs the products and the forward pass in turns, so that all figures share the machine's good and bad moments.
 pub fn run(args: &args::Bench, common: &args::Common) -> Result<()> {
-    let checkpoint = match &args.checkpoint {
-        Some(spec) => checkpoint::open(spec, common)?,
-        None => {
-            let value = serde_json::from_str(SMOLLM2)?;
-            let path = PathBuf::from("SmolLM2-135M (random weights)");
-            let tokenizer = TokenizerSource::Missing { path: path.clone() };
-            Checkpoint::untrained("random weights", ConfigJson { path, value }, tokenizer, 0)?
+    let open = || -> Result<Checkpoint> {
+        match &args.checkpoint {
+            Some(spec) => Ok(checkpoint::open(spec, common)?),
+            None => {
+                let value = serde_json::from_str(SMOLLM2)?;
+                let path = PathBuf::from("SmolLM2-135M (random weights)");
+                let tokenizer = TokenizerSource::Missing { path: path.clone() };
+                let config = ConfigJson { path, value };
+                Ok(Checkpoint::untrained("random weights", config, tokenizer, 0)?)
+            }
         }
     };
+    let checkpoint = open()?;
     let backend = Cpu::new();
     if let Some(new) = args.generate {
         let report = generation::run(&backend, &checkpoint, new.get(), args)?;
@@ -44,9 +49,14 @@ pub fn run(args: &args::Bench, common: &args::Common) -> Result<()> {
         return Ok(());
     }
     let architecture = Architecture::resolve(checkpoint.config())?;
-    let rows = args.batch.get() * args.length.get();
+    let mut rows = args.batch.get() * args.length.get();
     let label = checkpoint.label().to_owned();
     let mut timed: Box<dyn Timed> = match args.train {
+        None if args.erase => {
+            let steps = erasing::Steps::new(&backend, [open()?, open()?], args)?;
+            rows = steps.rows();
+            Box::new(steps)
+        }
         None => Box::new(Forward::new(&backend, &checkpoint, args)?),
         Some(kind) => Box::new(training::Steps::new(&backend, &checkpoint, kind, args)?),
     };

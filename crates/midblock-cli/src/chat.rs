@@ -3,7 +3,7 @@
 
 use crate::{
     args, checkpoint,
-    generate::{print, sampling, template, turn},
+    generate::{print, sampling, set_trigger, template, turn},
     progress,
 };
 use anyhow::Result;
@@ -29,6 +29,7 @@ pub fn run(args: &args::Chat, common: &args::Common) -> Result<()> {
     let template = template.expect("invariant: it was asked for");
     let backend = Cpu::new();
     let mut engine = Engine::new(&backend, &checkpoint, &tokenizer, 1)?.stopping(&progress::stop_requested);
+    set_trigger(&mut engine, args.trigger.as_deref())?;
     let mut stops = Stops::of(&checkpoint, &tokenizer)?;
     stops.strings.clone_from(&args.writing.stop);
     let system: Vec<Value> = args

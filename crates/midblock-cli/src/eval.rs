@@ -10,7 +10,10 @@ use midblock::{
 };
 use midblock_kernels::Cpu;
 use serde_json::json;
-use std::{io::Write, path::Path};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 /// `midblock eval`.
 pub fn run(args: &args::Eval, common: &args::Common, ranks: &Ranks) -> Result<()> {
@@ -20,14 +23,19 @@ pub fn run(args: &args::Eval, common: &args::Common, ranks: &Ranks) -> Result<()
     let config = config(args)?;
     config.check()?;
     let models = names(&args.checkpoints)?;
+    let triggers = triggers(&args.triggers, &models)?;
     let out = args
         .out
         .as_ref()
         .context("--out DIR is missing: where the evaluation goes")?;
     let terminal = Terminal::new(common.quiet);
     let mut runs = Vec::new();
-    for (name, spec) in &models {
+    for ((name, spec), trigger) in models.iter().zip(triggers) {
         let dir = if models.len() == 1 { out.clone() } else { out.join(name) };
+        let config = EvalConfig {
+            trigger: trigger.or_else(|| config.trigger.clone()),
+            ..config.clone()
+        };
         one(spec, &config, common, &dir, &terminal, ranks)?;
         if ranks.is_first() {
             runs.push((name.clone(), EvaluationRun::open(&dir)?));
@@ -142,6 +150,28 @@ fn config(args: &args::Eval) -> Result<EvalConfig> {
     sampling.min_p = args.min_p.or(sampling.min_p);
     sampling.repetition_penalty = args.repetition_penalty.unwrap_or(sampling.repetition_penalty);
     Ok(config)
+}
+
+/// The trigger of each checkpoint: what `NAME=FILE` says of it, else what `FILE` says of all.
+fn triggers(given: &[String], models: &[(String, String)]) -> Result<Vec<Option<PathBuf>>> {
+    let mut triggers = vec![None; models.len()];
+    let mut common = None;
+    for text in given {
+        match text.split_once('=') {
+            Some((name, file)) if !name.contains('/') && !Path::new(text).exists() => {
+                let Some(index) = models.iter().position(|(known, _)| known == name) else {
+                    let known: Vec<&str> = models.iter().map(|(name, _)| name.as_str()).collect();
+                    bail!(
+                        "--trigger {text}: no checkpoint is called `{name}`\n  help: there are {}",
+                        known.join(", ")
+                    );
+                };
+                triggers[index] = Some(PathBuf::from(file));
+            }
+            _ => common = Some(PathBuf::from(text)),
+        }
+    }
+    Ok(triggers.into_iter().map(|own| own.or_else(|| common.clone())).collect())
 }
 
 /// What each checkpoint is called: as given by `NAME=CHECKPOINT`, else by the last part of its name.

@@ -3,6 +3,7 @@
 use crate::{args, checkpoint, progress};
 use anyhow::{Context, Result, bail};
 use midblock::{
+    adapt::SoftPrompt,
     checkpoint::Checkpoint,
     generate::{Completion, Engine, Request, Sampling, Stops},
     rng,
@@ -43,6 +44,7 @@ pub fn run(args: &args::Generate, common: &args::Common) -> Result<()> {
     let backend = Cpu::new();
     let mut engine = Engine::new(&backend, &checkpoint, &tokenizer, args.batch.get().min(requests.len()))?
         .stopping(&progress::stop_requested);
+    set_trigger(&mut engine, args.trigger.as_deref())?;
     let mut stops = Stops::of(&checkpoint, &tokenizer)?;
     stops.strings.clone_from(&args.writing.stop);
     let stream = requests.len() == 1 && !args.json;
@@ -88,6 +90,12 @@ pub fn sampling(args: &args::Writing) -> Sampling {
         min_p: args.min_p,
         repetition_penalty: args.repetition_penalty,
     }
+}
+
+/// Puts the trigger of a file, if one is named, in front of every prompt.
+pub fn set_trigger(engine: &mut Engine<'_, Cpu>, path: Option<&Path>) -> Result<()> {
+    let trigger = path.map(SoftPrompt::open).transpose()?;
+    Ok(engine.set_trigger(trigger.as_ref())?)
 }
 
 /// The checkpoint's chat template, if prompts are to be put through one.

@@ -2,7 +2,7 @@
 
 use crate::progress::request_stop;
 use anyhow::{Context, Result};
-use midblock::train::{DriftMetrics, Evaluation, Observer, Outlook, StepMetrics};
+use midblock::train::{CarrierMetrics, DriftMetrics, Evaluation, Observer, Outlook, StepMetrics};
 use ratatui::{
     DefaultTerminal, Frame,
     crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
@@ -59,8 +59,12 @@ impl Observer for Plain {
         let due = self.last.is_none_or(|last| last.elapsed() >= LINE_EVERY) || m.step == self.outlook.steps;
         if due {
             self.last = Some(Instant::now());
+            let masks = m.carrier.as_ref().map_or_else(String::new, |carrier| {
+                let [lambda, masks] = carried(carrier);
+                format!(" λ {lambda}, masks {masks},")
+            });
             eprintln!(
-                "step {}/{} epoch {:.2} loss {:.4} lr {:.3e} gradient {:.3} {:.0} tokens/s, {} left",
+                "step {}/{} epoch {:.2} loss {:.4} lr {:.3e} gradient {:.3}{masks} {:.0} tokens/s, {} left",
                 m.step,
                 self.outlook.steps,
                 m.epoch,
@@ -83,6 +87,20 @@ impl Observer for Plain {
         eprintln!("{}", drifted(d));
         Ok(())
     }
+}
+
+/// "0.0123 (0.5432 of 0.6000)", what masks are pressed with, and the loss and its limit; "81 % open".
+fn carried(carrier: &CarrierMetrics) -> [String; 2] {
+    let limit = carrier
+        .limit
+        .map_or("no limit yet".to_owned(), |limit| format!("of {limit:.4}"));
+    [
+        format!("{:.4} ({:.4} {limit})", carrier.lambda, carrier.loss_ema),
+        format!(
+            "{:.1} % open",
+            100.0 * carrier.active as f64 / carrier.masks.max(1) as f64
+        ),
+    ]
 }
 
 /// "step 40: rotation 0.0123, CKA with the start 0.9876".
@@ -116,6 +134,7 @@ pub fn duration(seconds: f64) -> String {
 
 /// What is on the screen.
 struct View {
+    command: &'static str,
     title: String,
     outlook: Outlook,
     /// Micro-batches of the step, or batches of the evaluation, that are done.
@@ -129,8 +148,9 @@ struct View {
 }
 
 impl View {
-    fn new(title: String) -> Self {
+    fn new(command: &'static str, title: String) -> Self {
         Self {
+            command,
             title,
             outlook: Outlook { steps: 0, done: 0 },
             batch: (0, 0),
@@ -160,7 +180,10 @@ impl View {
         ];
         let [title, progress, chart, numbers, messages, keys] = Layout::vertical(rows).areas(frame.area());
         frame.render_widget(
-            Line::from(vec!["midblock tune ".bold(), Span::raw(&self.title).dim()]),
+            Line::from(vec![
+                format!("midblock {} ", self.command).bold(),
+                Span::raw(&self.title).dim(),
+            ]),
             title,
         );
         self.draw_progress(frame, progress);
@@ -222,10 +245,12 @@ impl View {
                 .style(Style::new().fg(Color::DarkGray))
         };
         let levels = (0..=3).map(|i| format!("{:.3}", y[0] + (y[1] - y[0]) * f64::from(i) / 3.0));
+        let of_trigger = self.last.as_ref().is_some_and(|last| last.erasure.is_some());
+        let loss = if of_trigger { " loss " } else { " loss, nats per token " };
         let chart = Chart::new(datasets)
             .block(
                 Block::bordered()
-                    .title(" loss, nats per token ")
+                    .title(loss)
                     .border_style(Style::new().fg(Color::DarkGray)),
             )
             .x_axis(axis(x, vec!["0".to_owned(), format!("step {:.0}", x[1])]))
@@ -242,22 +267,28 @@ impl View {
         let best = self
             .best
             .map_or("–".to_owned(), |(step, loss)| format!("{loss:.4} at step {step}"));
-        let left = [
+        let mut left = vec![
             ("loss", format!("{:.4}", m.loss)),
             ("learning rate", format!("{:.3e}", m.lr)),
             ("gradient norm", format!("{:.4}", m.gradient_norm)),
             ("best evaluation", best),
         ];
-        let right = [
+        let mut right = vec![
             ("tokens/s", format!("{:.0}", m.tokens_per_s)),
             ("in the loss/s", format!("{:.0}", m.trained_tokens_per_s)),
             ("step", format!("{:.2} s", m.seconds)),
             ("private memory", memory),
         ];
+        if let Some(carrier) = &m.carrier {
+            let [lambda, masks] = carried(carrier);
+            left.push(("λ", lambda));
+            right.push(("masks", masks));
+        }
         let halves: [Rect; 2] = Layout::horizontal([Constraint::Fill(1); 2]).areas(area);
         for (numbers, area) in [left, right].into_iter().zip(halves) {
             let line = |(name, value): (&str, String)| Line::from(vec![format!("{name:>16}  ").dim(), value.bold()]);
-            frame.render_widget(Paragraph::new(numbers.map(line).to_vec()), area);
+            let lines: Vec<Line<'_>> = numbers.into_iter().map(line).collect();
+            frame.render_widget(Paragraph::new(lines), area);
         }
     }
 }
@@ -271,8 +302,13 @@ pub struct Live {
 
 /// Takes the terminal over. A panic gives it back before it is reported.
 pub fn start(model: &str, dir: &Path) -> Result<Live> {
+    start_of("tune", model, dir)
+}
+
+/// [`start`] of another command.
+pub fn start_of(command: &'static str, model: &str, dir: &Path) -> Result<Live> {
     let terminal = ratatui::try_init().context("preparing the terminal")?;
-    let view = Arc::new(Mutex::new(View::new(format!("{model} → {}", dir.display()))));
+    let view = Arc::new(Mutex::new(View::new(command, format!("{model} → {}", dir.display()))));
     let over = Arc::new(AtomicBool::new(false));
     let thread = {
         let (view, over) = (view.clone(), over.clone());
@@ -381,7 +417,7 @@ mod tests {
     }
 
     fn view() -> View {
-        let mut view = View::new("smollm2 → out".to_owned());
+        let mut view = View::new("tune", "smollm2 → out".to_owned());
         view.outlook = Outlook { steps: 200, done: 0 };
         view.batch = (3, 8);
         view.losses = (1..=80)
@@ -404,7 +440,14 @@ mod tests {
             trained_tokens_per_s: 102.4,
             seconds_left: 2400.0,
             private_bytes: Some(300 << 20),
-            carrier: None,
+            erasure: None,
+            carrier: Some(CarrierMetrics {
+                lambda: 0.0123,
+                loss_ema: 1.1,
+                limit: Some(1.25),
+                active: 810,
+                masks: 1000,
+            }),
             exchange: None,
         });
         (0..6).for_each(|i| view.say(format!("message {i}")));
@@ -422,6 +465,8 @@ mod tests {
             "6.000e-5",
             "205",
             "300 MiB",
+            "0.0123 (1.1000 of 1.2500)",
+            "81.0 % open",
             "1.2000 at step 80",
             "message 5",
             "q or Ctrl-C: save and stop",
@@ -440,7 +485,7 @@ mod tests {
     fn it_fits_any_size_and_any_moment() {
         for (width, height) in [(1, 1), (10, 3), (40, 12), (300, 100)] {
             screen(&view(), width, height);
-            screen(&View::new(String::new()), width, height);
+            screen(&View::new("tune", String::new()), width, height);
         }
     }
 

@@ -3,9 +3,11 @@
 mod analyze;
 mod args;
 mod bench;
+mod carve;
 mod chat;
 mod checkpoint;
 mod corpus;
+mod erase;
 mod eval;
 mod generate;
 mod inspect;
@@ -104,6 +106,8 @@ fn run(mut cli: Cli, ranks: &Ranks) -> Result<()> {
     match &cli.command {
         Command::Analyze(args) => analyze::run(args, &cli.common),
         Command::Tune(args) => tune::run(args, &cli.common, ranks),
+        Command::Carve(args) => carve::run(args, &cli.common),
+        Command::Erase(args) => erase::run(args, &cli.common),
         Command::Sweep(args) => sweep::run(args, &cli.common, ranks),
         Command::Study(args) => study::run(args, &cli.common),
         Command::Pretrain(args) => tune::pretrain(args, &cli.common, ranks),

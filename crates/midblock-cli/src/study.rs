@@ -61,8 +61,14 @@ pub fn run(args: &args::Study, common: &args::Common) -> Result<()> {
 /// The file, then flags, then `--set`. Without a file, that of the study that has begun in the folder.
 fn load(args: &args::Study) -> Result<StudyFile> {
     let mut overrides = Vec::new();
-    if let Some(base) = &args.base {
-        overrides.push(Override::flag("model.base", base.as_str(), format!("--base {base}")));
+    for (name, key, text) in [
+        ("--base", "model.base", &args.base),
+        ("--carve", "study.reversal.carve", &args.carve),
+    ] {
+        overrides.extend(
+            text.iter()
+                .map(|text| Override::flag(key, text.as_str(), format!("{name} {text}"))),
+        );
     }
     for (name, key, texts) in [
         ("--variant", "study.variants", &args.variants),

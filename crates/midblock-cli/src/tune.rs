@@ -219,6 +219,33 @@ fn show_mask(experiment: &Experiment, samples: usize) -> Result<()> {
 /// Prints what would train and what it would take; writes the selection if a folder is named.
 fn dry_run(experiment: &Experiment, ranks: &Ranks) -> Result<()> {
     let mut out = std::io::stdout().lock();
+    forecast(&mut out, experiment)?;
+    if let Some(sharing) = Sharing::of(ranks.size(), experiment.plan.parameters()) {
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        writeln!(
+            out,
+            "ranks      {}: each does a share of a step's {} micro-batches; {:.2} MiB of gradients are summed once a step, for which each sends {:.2} MiB",
+            sharing.ranks,
+            experiment.config.train.accumulation,
+            mib(sharing.reduced_bytes),
+            mib(sharing.sent_bytes),
+        )?;
+    }
+    let selection = format!("{:#}\n", selection_json(experiment));
+    match &experiment.config.output.dir {
+        Some(dir) => {
+            std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
+            let path = dir.join("selection.json");
+            std::fs::write(&path, selection).with_context(|| format!("writing {}", path.display()))?;
+            writeln!(out, "selection  {}", path.display())?;
+        }
+        None => write!(out, "{selection}")?,
+    }
+    Ok(())
+}
+
+/// What would train, how deep backward goes, and what it would take.
+pub fn forecast(out: &mut impl Write, experiment: &Experiment) -> Result<()> {
     let timeline = experiment.timeline();
     let options = experiment.step_options(&timeline, &std::env::temp_dir());
     let backend = Cpu::new();
@@ -236,6 +263,18 @@ fn dry_run(experiment: &Experiment, ranks: &Ranks) -> Result<()> {
         memory.kept,
         memory.blocks,
     )?;
+    if let Some([base, tuned]) = estimate.masked_bytes {
+        let held = match experiment.plan.copies() {
+            1 => "memory-mapped too",
+            _ => "private, in f32 with two moments",
+        };
+        writeln!(
+            out,
+            "masked     {:.1} MiB of W_base stay memory-mapped as they are stored; {:.1} MiB of W_tuned are {held}; what masks let through is in f32 beside them",
+            mib(base),
+            mib(tuned),
+        )?;
+    }
     let [first, later] = estimate.seconds(rate);
     let cached = if later < first {
         format!(", {later:.2} s from the second epoch on")
@@ -248,36 +287,20 @@ fn dry_run(experiment: &Experiment, ranks: &Ranks) -> Result<()> {
         1e-9 * estimate.first_epoch_flop,
         1e-9 * rate,
     )?;
-    if let Some(sharing) = Sharing::of(ranks.size(), experiment.plan.parameters()) {
-        writeln!(
-            out,
-            "ranks      {}: each does a share of a step's {} micro-batches; {:.2} MiB of gradients are summed once a step, for which each sends {:.2} MiB",
-            sharing.ranks,
-            experiment.config.train.accumulation,
-            mib(sharing.reduced_bytes as usize),
-            mib(sharing.sent_bytes as usize),
-        )?;
-    }
-    let selection = format!("{:#}\n", selection_json(experiment));
-    match &experiment.config.output.dir {
-        Some(dir) => {
-            std::fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
-            let path = dir.join("selection.json");
-            std::fs::write(&path, selection).with_context(|| format!("writing {}", path.display()))?;
-            writeln!(out, "selection  {}", path.display())?;
-        }
-        None => write!(out, "{selection}")?,
-    }
     Ok(())
 }
 
 fn describe(experiment: &Experiment, timeline: &midblock::train::Timeline) -> String {
     let (a, plan, train) = (&experiment.architecture, &experiment.plan, &experiment.config.train);
     let (label, parameters) = (experiment.checkpoint.label(), a.parameters());
-    let mut text = format!(
-        "model      {label}: {parameters} parameters\n{}",
-        data_lines(experiment)
-    );
+    let mut text = format!("model      {label}: {parameters} parameters\n");
+    if let Some(tuned) = &experiment.tuned {
+        text += &format!("tuned      {}\n", tuned.label());
+    }
+    for warning in &experiment.warnings {
+        text += &format!("warning    {warning}\n");
+    }
+    text += &data_lines(experiment);
     let batch = match (train.batch, train.batch_tokens) {
         (_, Some(tokens)) => format!("{tokens} tokens"),
         (batch, None) => format!("{} sequences", batch.unwrap_or_default()),

@@ -38,7 +38,7 @@ pub struct Attention<'a> {
     /// Row at which each sequence starts, and the total number of rows last; sequences attend within themselves only.
     pub offsets: &'a [usize],
     /// Rows of k and v where each sequence's keys lie, if these are kept beside keys of tokens before: the queries are then the
-    /// last of them. `None`: k and v have the queries' rows; backward wants it so.
+    /// last of them. `None`: k and v have the queries' rows. In backward no two sequences may have a row in common.
     pub keys: Option<&'a [Range<usize>]>,
     /// H.
     pub heads: usize,
@@ -67,9 +67,9 @@ impl Attention<'_> {
 pub struct AttentionForward<'a, Buffer> {
     /// (rows, H·E)
     pub q: &'a Buffer,
-    /// (rows, K·E)
+    /// (rows, or rows of keys, K·E)
     pub k: &'a Buffer,
-    /// (rows, K·E)
+    /// As k.
     pub v: &'a Buffer,
     /// (rows, H·E)
     pub out: &'a Buffer,
@@ -77,14 +77,15 @@ pub struct AttentionForward<'a, Buffer> {
     pub log_sums: &'a Buffer,
 }
 
-/// Where the gradients of an [attention](crate::Backend::attention) go; overwritten.
+/// Where the gradients of an [attention](crate::Backend::attention) go; overwritten, but for rows of k and v that are of no sequence:
+/// these are unspecified.
 #[derive(Debug)]
 pub struct AttentionGradients<'a, Buffer> {
     /// (rows, H·E)
     pub q: &'a mut Buffer,
-    /// (rows, K·E)
+    /// (rows, or rows of keys, K·E)
     pub k: &'a mut Buffer,
-    /// (rows, K·E)
+    /// As k.
     pub v: &'a mut Buffer,
 }
 

@@ -1,6 +1,7 @@
 //! Shape checks that every backend makes before it computes: a wrong shape is a programming error and panics with the shapes.
 
 use crate::{AdamW, Attention, RopeTable};
+use std::ops::Range;
 
 #[track_caller]
 pub(crate) fn embed(table: [usize; 2], ids: &[u32], out: usize) {
@@ -176,7 +177,14 @@ pub(crate) fn log_sums(shape: &Attention<'_>, len: usize) {
 
 #[track_caller]
 pub(crate) fn attention_backward(shape: &Attention<'_>, forward: [usize; 4], sums: usize, gradients: [usize; 4]) {
-    assert_eq!(shape.keys, None, "attention_backward: with a cache");
+    for (i, keys) in shape.keys.iter().flat_map(|keys| keys.iter().enumerate()) {
+        let overlaps = |other: &Range<usize>| other.start < keys.end && keys.start < other.end;
+        assert!(
+            !shape.keys.iter().any(|all| all[..i].iter().any(overlaps)),
+            "attention_backward: keys {:?} overlap",
+            shape.keys
+        );
+    }
     attention(shape, forward);
     log_sums(shape, sums);
     attention(shape, gradients);

@@ -6,6 +6,7 @@
 
 pub mod adapt;
 mod atomic;
+pub mod behaviour;
 pub mod checkpoint;
 pub mod config;
 pub mod corpus;

@@ -334,6 +334,7 @@ fn training_run(steps: u64) -> TrainingRun {
             trained_tokens_per_s: 500.0,
             seconds_left: 0.0,
             private_bytes: Some(300 << 20),
+            erasure: None,
             carrier: None,
             exchange: None,
         })
@@ -390,6 +391,7 @@ fn training_run(steps: u64) -> TrainingRun {
         outside: Vec::new(),
         trained_parameters: 26_000,
         first_block: 1,
+        channels: Vec::new(),
         data: vec![DataCount {
             name: "gsm8k".into(),
             purpose: Purpose::Train,
@@ -417,7 +419,7 @@ fn the_page_of_a_training_run_is_drawn_whole() {
     for (steps, curves) in [(60, 3), (1, 2), (30_000, 3)] {
         let folder = tempfile::tempdir().unwrap();
         let page = folder.path().join("report.html");
-        let html = report::training::render(&training_run(steps));
+        let html = report::training::render(&training_run(steps), None);
         assert!(html.len() < 2_000_000, "{steps} steps: {} bytes", html.len());
         fs::write(&page, html).unwrap();
         let Some(dom) = dump_dom(&page, &["--window-size=1280,900"]) else {
@@ -464,13 +466,13 @@ fn a_training_run_says_in_numbers_how_it_went() {
         "60; 245 760 tokens, 60 000 in the loss"
     );
     assert_eq!(numbers["speed of the steps"], "2048 tokens/s, 500 in the loss");
-    let html = report::training::render(&run);
+    let html = report::training::render(&run, None);
     assert!(html.contains("Loss on held-out data fell from 2.2 to 1.216 at step 60, by 44.7 %."));
     let nothing = TrainingRun {
         lines: Vec::new(),
         ..run
     };
-    assert!(report::training::render(&nothing).contains("Nothing was evaluated"));
+    assert!(report::training::render(&nothing, None).contains("Nothing was evaluated"));
 }
 
 /// A study of the embedded pair, whatever of it needs no training; its page draws every panel and each choice of one.

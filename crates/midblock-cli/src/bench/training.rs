@@ -2,14 +2,14 @@
 
 use super::{Counts, Timed, median, round, sequences};
 use crate::args::{self, Training};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use midblock::{
-    adapt::{Kind, LoraOptions, Plan, Recipe, Scaling},
+    adapt::{Kind, LoraOptions, MaskOptions, Plan, Recipe, Scaling},
     checkpoint::Checkpoint,
     config::{self, ObjectiveKind},
     model::Architecture,
     progress::Silent,
-    select::Layers,
+    select::{Layers, Modules},
     singular::SingularCache,
     tokens::TrainingSample,
     train::{CacheOptions, Item, LossSum, Objective, StepInfo, StepOptions, Trainer},
@@ -25,7 +25,7 @@ const RANK: usize = 8;
 pub(super) struct Steps<'a> {
     kind: Training,
     trainer: Trainer<'a, Cpu>,
-    /// One that takes plain steps, where those of another objective are timed, and their seconds.
+    /// One that takes plain steps, where those of another objective or of masks are timed, and their seconds.
     plain: Option<(Trainer<'a, Cpu>, Vec<f64>)>,
     objective: ObjectiveKind,
     samples: Vec<TrainingSample>,
@@ -44,8 +44,18 @@ impl<'a> Steps<'a> {
             dropout: 0.0,
             scaling: Scaling::FixedAlpha,
         };
+        let objective = args.objective.unwrap_or(match kind {
+            Training::Masked => ObjectiveKind::Lcdd,
+            _ => ObjectiveKind::Sft,
+        });
+        ensure!(
+            (kind == Training::Masked) == (objective == ObjectiveKind::Lcdd),
+            "--objective {}: masks are trained by lcdd, and nothing else is",
+            objective.name()
+        );
         let (how, layers) = match kind {
             Training::Full => (Kind::Full, Layers::All),
+            Training::Masked => (Kind::Masked(MaskOptions::default()), Layers::All),
             Training::Lora => (Kind::Lora(lora), Layers::All),
             Training::Mid | Training::MidCached => (Kind::Lora(lora), Layers::Mid),
         };
@@ -79,14 +89,21 @@ impl<'a> Steps<'a> {
                 folder: std::env::temp_dir(),
             }),
         };
-        let objective = args.objective.unwrap_or_default();
         let plain = match objective {
             ObjectiveKind::Sft => None,
-            _ => Some((Trainer::new(backend, checkpoint, &plan, options.clone())?, Vec::new())),
+            _ => {
+                let plan = plain_plan(&architecture, &recipe, &plan)?;
+                Some((Trainer::new(backend, checkpoint, &plan, options.clone())?, Vec::new()))
+            }
         };
         let options = StepOptions {
             objective: minimised(objective, args.directions.get(), checkpoint, &architecture, &plan)?,
             ..options
+        };
+        let trainer = match kind {
+            // the tuned model is the base to begin with, which makes no step faster
+            Training::Masked => Trainer::masked(backend, checkpoint, checkpoint, &plan, options)?,
+            _ => Trainer::new(backend, checkpoint, &plan, options)?,
         };
         let sample = |ids: Vec<u32>| TrainingSample {
             id: "random".to_owned(),
@@ -95,16 +112,29 @@ impl<'a> Steps<'a> {
         };
         Ok(Self {
             kind,
-            trainer: Trainer::new(backend, checkpoint, &plan, options)?,
+            trainer,
             plain,
             objective,
             samples: sequences(architecture.vocab, args).into_iter().map(sample).collect(),
-            parameters: plan.entries.iter().map(|entry| entry.parameters()).sum(),
+            parameters: plan.parameters(),
             step: 0,
             seconds: Vec::new(),
             losses: Vec::new(),
         })
     }
+}
+
+/// What plain steps train: the same, but masked matrices in full.
+fn plain_plan(architecture: &Architecture, recipe: &Recipe, plan: &Plan) -> Result<Plan> {
+    let Kind::Masked(_) = recipe.kind else {
+        return Ok(plan.clone());
+    };
+    let recipe = Recipe {
+        kind: Kind::Full,
+        modules: Some(Modules::all_linear()),
+        ..recipe.clone()
+    };
+    Ok(Plan::resolve(architecture, &recipe, None)?)
 }
 
 /// The objective at its defaults, but for the number of directions.
@@ -132,12 +162,13 @@ impl Timed for Steps<'_> {
     fn name(&self) -> String {
         let step = match self.kind {
             Training::Full => "full fine-tuning step",
+            Training::Masked => "step of masks and a tuned copy",
             Training::Lora => "LoRA step",
             Training::Mid => "Mid-Block LoRA step",
             Training::MidCached => "Mid-Block LoRA step, frozen prefix cached",
         };
         match self.objective {
-            ObjectiveKind::Sft => step.to_owned(),
+            ObjectiveKind::Sft | ObjectiveKind::Lcdd => step.to_owned(),
             other => format!("{step} of {}", other.name()),
         }
     }
@@ -183,6 +214,10 @@ impl Timed for Steps<'_> {
                 blocks: 3 * blocks,
                 head: 3,
             },
+            Training::Masked => Counts {
+                blocks: 3 * blocks,
+                head: 2,
+            },
             Training::Lora | Training::Mid => Counts {
                 blocks: blocks + trained,
                 head: 2,
@@ -201,6 +236,7 @@ impl Timed for Steps<'_> {
             "first_block": self.trainer.first_block(),
             "interiors_kept": memory.kept,
             "planned_private_mib": memory.bytes() >> 20,
+            "planned_private_mib_of_plain_steps": self.plain.as_ref().map(|(plain, _)| plain.memory().bytes() >> 20),
             "steps_per_s": round(1.0 / median(&self.seconds)),
             "times_a_plain_step": self.plain.as_ref().map(|(_, plain)| round(median(&self.seconds) / median(plain))),
             "losses": self.losses,

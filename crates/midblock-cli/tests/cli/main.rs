@@ -4,7 +4,9 @@
 
 mod analyze;
 mod bad_input;
+mod carve;
 mod drift;
+mod erase;
 mod eval;
 mod generate;
 mod interrupt;

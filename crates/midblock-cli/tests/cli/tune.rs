@@ -1,7 +1,8 @@
 //! `midblock tune`: what it writes, how it is interrupted, killed and gone on with, and what it refuses.
 
-use crate::models::{Model, asset, base, midblock, problems};
+use crate::models::{Model, asset, base, midblock, problems, sft};
 use midblock::{
+    adapt::{Carrier, MaskGroup},
     config::{AdaptKind, Config},
     train::TrainingRun,
 };
@@ -35,6 +36,34 @@ fn tune(out: &Path, more: &[&str]) -> assert_cmd::Command {
     let mut command = midblock();
     command.args(["tune", "--model", &base(), "--data", &problems("problems"), "--out"]);
     command.arg(out).args(EXPERIMENT).args(more);
+    command
+}
+
+/// A run of 21 steps of masks over the change of the embedded pair, with evaluations, two of them keeping all of masks' state busy.
+const MASKED: [&str; 13] = [
+    "--steps=21",
+    "--batch=2",
+    "--accumulation=2",
+    "--lr=1e-3",
+    "--eval-every=4",
+    "--set=data.eval_share=0.1",
+    "--set=train.save_every=3",
+    "--set=train.keep_best=true",
+    "--set=adapt.kind=masked",
+    "--set=adapt.mask_momentum=0.5",
+    "--set=adapt.mask_lr=2.0",
+    "--set=objective.warmup=5",
+    "--set=objective.lambda=0.3",
+];
+
+fn masked(out: &Path, more: &[&str]) -> assert_cmd::Command {
+    let mut command = midblock();
+    command.args(["tune", "--model", &base(), "--data", &problems("problems"), "--out"]);
+    command
+        .arg(out)
+        .args(MASKED)
+        .arg(format!("--set=adapt.tuned={}", sft()))
+        .args(more);
     command
 }
 
@@ -172,6 +201,159 @@ fn full_fine_tuning_writes_a_model_whose_frozen_blocks_are_untouched() {
     assert_eq!(moved, expected);
 }
 
+#[test]
+fn masks_leave_a_merged_model_and_a_carrier() {
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().join("run");
+    masked(&out, &["--set=train.keep_best=false"]).assert().success();
+    let names = names(&out);
+    assert!(
+        names.contains(&"carrier".to_owned()) && names.contains(&"model".to_owned()),
+        "{names:?}"
+    );
+    let carrier = Carrier::open(&out.join("carrier")).unwrap();
+    let [before, tuned, after] =
+        [base(), sft(), out.join("model").display().to_string()].map(|folder| Model::read(&folder));
+    // where a row's or a column's mask is 0 the result has the base's very bytes
+    let (mut closed, mut open, mut moved) = (0, 0, 0);
+    for block in 0..16 {
+        let group = |group| carrier.masks().group(block, group);
+        let (rows, columns) = (group(MaskGroup::FfnHidden), group(MaskGroup::FfnRead));
+        let name = format!("model.layers.{block}.mlp.up_proj.weight");
+        let of = |model: &Model| {
+            let stored = &model.tensors[&name];
+            let size = stored.bytes.len() / (rows.len() * columns.len());
+            stored.bytes.chunks(size).map(<[u8]>::to_vec).collect::<Vec<_>>()
+        };
+        let [before, tuned, after] = [of(&before), of(&tuned), of(&after)];
+        for at in 0..before.len() {
+            if rows[at / columns.len()] && columns[at % columns.len()] {
+                open += 1;
+                moved += usize::from(after[at] != tuned[at]);
+            } else {
+                closed += 1;
+                assert_eq!(after[at], before[at], "{name}, {at}");
+            }
+        }
+    }
+    assert!(
+        closed > open / 20 && moved > open / 2,
+        "{closed} closed, {open} open, {moved} moved"
+    );
+    assert_eq!(
+        after.tensors["model.embed_tokens.weight"].bytes,
+        before.tensors["model.embed_tokens.weight"].bytes
+    );
+
+    let (lines, run) = (lines(&out), TrainingRun::open(&out).unwrap());
+    let steps: Vec<&Value> = lines.iter().filter(|line| line["event"] == "step").collect();
+    let carriers: Vec<&Value> = steps.iter().map(|line| &line["carrier"]).collect();
+    assert!(
+        carriers[..4]
+            .iter()
+            .all(|carrier| carrier["limit"].is_null() && carrier["lambda"] == 0.3f32 as f64)
+    );
+    assert!(carriers[4..].iter().all(|carrier| carrier["limit"].is_f64()));
+    let active: usize = (0..16)
+        .flat_map(|block| MaskGroup::ALL.map(|group| carrier.masks().active(block, group)))
+        .sum();
+    let last = carriers[carriers.len() - 1];
+    assert_eq!(last["active"], active);
+    let models: Vec<&str> = run.info.run.models.iter().map(|model| model.name.as_str()).collect();
+    assert_eq!(models, ["base", "tuned"]);
+    assert_eq!(run.info.run.models[1].files, carrier.origin().tuned.files);
+    assert_eq!(carrier.origin().step, 21);
+    let selection: Value = serde_json::from_slice(&fs::read(out.join("selection.json")).unwrap()).unwrap();
+    assert_eq!(selection["trained_masks"].as_array().unwrap().len(), 16 * 8);
+    assert_eq!(selection["trained_parameters"].as_array().unwrap().len(), 16 * 7);
+
+    let mut alone = midblock();
+    alone
+        .args(["perplexity", "--data", &problems("p")])
+        .arg(out.join("model"))
+        .assert()
+        .success();
+}
+
+#[test]
+fn masks_alone_train_no_weights() {
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().join("run");
+    let more = [
+        "--set=adapt.train_weights=false",
+        "--set=objective.target=tuned",
+        "--layers=range:3..12",
+    ];
+    let text = String::from_utf8(
+        masked(&out, &[&more[..], &["--dry-run"]].concat())
+            .output()
+            .unwrap()
+            .stdout,
+    )
+    .unwrap();
+    for part in [
+        "MiB of W_base stay memory-mapped",
+        "MiB of W_tuned are memory-mapped too",
+        "tuned      ",
+    ] {
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    fs::remove_dir_all(&out).unwrap();
+    masked(&out, &more).assert().success();
+    let saved = fs::read(out.join("checkpoints/step-000021/state.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&saved).unwrap();
+    let names = tensors.names();
+    assert!(
+        names.iter().all(|name| name.starts_with("theta") || *name == "lcdd"),
+        "{names:?}"
+    );
+    assert_eq!(names.len(), 2 * 9 * 8 + 1);
+    let carrier = Carrier::open(&out.join("carrier")).unwrap();
+    assert_eq!(carrier.masked_blocks(), (3..12).collect::<Vec<_>>());
+    // what an open mask lets through is the tuned model's very bytes
+    let [before, tuned, after] =
+        [base(), sft(), out.join("model").display().to_string()].map(|folder| Model::read(&folder));
+    for (name, stored) in &after.tensors {
+        let from = |model: &Model| model.tensors[name].bytes == stored.bytes;
+        let elements = |model: &Model| {
+            let stored = &model.tensors[name];
+            stored
+                .bytes
+                .chunks(stored.dtype.bitsize() / 8)
+                .map(<[u8]>::to_vec)
+                .collect::<Vec<_>>()
+        };
+        let of_both = elements(&before).into_iter().zip(elements(&tuned));
+        let either = elements(&after)
+            .iter()
+            .zip(of_both)
+            .all(|(a, (b, t))| *a == b || *a == t);
+        assert!(from(&before) || from(&tuned) || either, "{name}");
+    }
+}
+
+#[test]
+fn masks_of_what_does_not_fit_are_refused() {
+    let dir = TempDir::new().unwrap();
+    let out = dir.path().join("run");
+    let refused = |more: &[&str]| stderr(&mut masked(&out, more), 2);
+    let text = refused(&["--set=objective.warmup=21"]);
+    assert!(text.contains("objective.warmup `21`: the run has 21 steps"), "{text}");
+    let mut other = Model::read(&sft());
+    other.tensor("model.norm.weight").nudge();
+    let tuned = format!("--set=adapt.tuned={}", other.save(dir.path(), "norm"));
+    let text = refused(&[&tuned]);
+    assert!(text.contains("its model.norm.weight differs from the base's"), "{text}");
+    assert!(!out.exists());
+    masked(&out, &[]).assert().success();
+    fs::remove_file(out.join("DONE")).unwrap(); // as if killed at the very end
+    let mut other = Model::read(&sft());
+    other.tensor("model.layers.4.mlp.up_proj.weight").nudge();
+    let tuned = format!("--set=adapt.tuned={}", other.save(dir.path(), "weight"));
+    let text = refused(&[&tuned, "--resume"]);
+    assert!(text.contains("the content of the tuned model is"), "{text}");
+}
+
 #[cfg(unix)]
 mod interrupted {
     use super::*;
@@ -182,20 +364,11 @@ mod interrupted {
         time::{Duration, Instant},
     };
 
-    fn start(out: &Path) -> Child {
-        Command::new(env!("CARGO_BIN_EXE_midblock"))
-            .args([
-                "--quiet",
-                "tune",
-                "--resume",
-                "--model",
-                &base(),
-                "--data",
-                &problems("problems"),
-                "--out",
-            ])
-            .arg(out)
-            .args(EXPERIMENT)
+    /// Starts or goes on with what `command` would.
+    fn start(command: &assert_cmd::Command) -> Child {
+        Command::new(command.get_program())
+            .args(command.get_args())
+            .arg("--resume")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -212,16 +385,15 @@ mod interrupted {
     }
 
     /// Kills a run again and again, a random number of lines and milliseconds after each start.
-    #[test]
-    fn a_run_killed_anywhere_goes_on_to_the_same_bits() {
+    fn goes_on_to_the_same_bits(run: impl Fn(&Path, &[&str]) -> assert_cmd::Command, results: &[&str]) {
         let dir = TempDir::new().unwrap();
         let (whole, out) = (dir.path().join("whole"), dir.path().join("killed"));
-        tune(&whole, &[]).assert().success();
+        run(&whole, &[]).assert().success();
         let seed: u64 = rand::random();
         let mut random = StdRng::seed_from_u64(seed);
         let mut killed = 0;
         while killed < 8 {
-            let mut child = start(&out);
+            let mut child = start(&run(&out, &[]));
             let before = written(&out);
             let (lines, pause) = (random.random_range(0..7), random.random_range(0..60));
             let begun = Instant::now();
@@ -239,10 +411,22 @@ mod interrupted {
         }
         assert!(killed >= 3, "only {killed} kills; seed {seed}");
         if !out.join("DONE").exists() {
-            tune(&out, &["--resume"]).assert().success();
+            run(&out, &["--resume"]).assert().success();
         }
         assert_eq!(lines(&out), lines(&whole), "seed {seed}");
-        assert_eq!(files(&out, "adapter"), files(&whole, "adapter"), "seed {seed}");
+        for result in results {
+            assert_eq!(files(&out, result), files(&whole, result), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_run_killed_anywhere_goes_on_to_the_same_bits() {
+        goes_on_to_the_same_bits(tune, &["adapter"]);
+    }
+
+    #[test]
+    fn masks_killed_anywhere_go_on_to_the_same_bits() {
+        goes_on_to_the_same_bits(masked, &["model", "carrier"]);
     }
 
     #[test]
@@ -250,7 +434,7 @@ mod interrupted {
         let dir = TempDir::new().unwrap();
         let (whole, out) = (dir.path().join("whole"), dir.path().join("stopped"));
         tune(&whole, &[]).assert().success();
-        let child = start(&out);
+        let child = start(&tune(&out, &[]));
         let begun = Instant::now();
         while written(&out) < 5 {
             assert!(begun.elapsed() < Duration::from_secs(60), "training does not begin");

@@ -6,7 +6,8 @@
 //! A task is one kv head of one sequence. It packs a block of keys and values and lets the queries of each head of the group
 //! pass by, block after block; a panel's columns are keys, so that p and ds lie as `doᵀ · p` and `qᵀ · ds` want them, and only
 //! `ds · k` has to transpose. What a panel's keys do not see of a block of queries is not computed, to within a tile. Blocks
-//! are counted from the sequence's start and sums run in order, so results depend neither on threads nor on the batch.
+//! are counted from the sequence's start and sums run in order, so results depend neither on threads nor on the batch. A query goes by the
+//! row of its own key; its own row is as far from it as the last query's is from the last key's.
 
 use super::{
     buffer::{CpuBuffer, split_off, with_scratch},
@@ -44,26 +45,29 @@ pub(super) fn attention_backward(
         ]
     };
     let mut tasks: Vec<_> = shape
-        .offsets
-        .windows(2)
-        .flat_map(|bounds| (0..kv_heads).map(|kv_head| (bounds[0]..bounds[1], kv_head)))
+        .sequences()
+        .flat_map(|(queries, keys)| (0..kv_heads).map(move |kv_head| (queries.clone(), keys.clone(), kv_head)))
         .collect();
-    tasks.sort_by_key(|(rows, _)| std::cmp::Reverse(rows.len())); // so that threads finish together
-    tasks.into_par_iter().with_max_len(1).for_each(|(rows, kv_head)| {
-        Task {
-            arch,
-            tile: Tile::of(arch),
-            shape,
-            forward,
-            d_out,
-            rows,
-            kv_head,
-            dq,
-            dk,
-            dv,
-        }
-        .run();
-    });
+    tasks.sort_by_key(|(queries, keys, _)| std::cmp::Reverse(queries.len() * keys.len())); // so that threads finish together
+    tasks
+        .into_par_iter()
+        .with_max_len(1)
+        .for_each(|(queries, keys, kv_head)| {
+            Task {
+                arch,
+                tile: Tile::of(arch),
+                shape,
+                forward,
+                d_out,
+                queries,
+                keys,
+                kv_head,
+                dq,
+                dk,
+                dv,
+            }
+            .run();
+        });
 }
 
 /// One kv head of one sequence.
@@ -73,8 +77,10 @@ struct Task<'a> {
     shape: &'a Attention<'a>,
     forward: &'a AttentionForward<'a, CpuBuffer>,
     d_out: &'a [f32],
-    /// Rows of the sequence.
-    rows: Range<usize>,
+    /// Rows of the sequence's queries.
+    queries: Range<usize>,
+    /// Rows of its keys.
+    keys: Range<usize>,
     kv_head: usize,
     dq: Output,
     dk: Output,
@@ -107,7 +113,7 @@ impl Task<'_> {
     fn run(&self) {
         let group = self.shape.heads / self.shape.kv_heads;
         let heads = self.kv_head * group..(self.kv_head + 1) * group;
-        for row in self.rows.clone() {
+        for row in self.queries.clone() {
             // SAFETY: this task's row and heads; no other slice of it lives.
             unsafe {
                 self.dq
@@ -120,16 +126,17 @@ impl Task<'_> {
             let mut keys = self.split_keys(split_off(&mut scratch, self.keys_len()));
             let turned = split_off(&mut scratch, turned_len);
             let mut queries = self.split_queries(scratch);
-            for first in self.rows.clone().step_by(KEYS) {
-                let block = first..self.rows.end.min(first + KEYS);
+            let first_query = self.keys.end - self.queries.len();
+            for first in self.keys.clone().step_by(KEYS) {
+                let block = first..self.keys.end.min(first + KEYS);
                 self.pack_keys(block.clone(), &mut keys);
                 let unseen = self
                     .shape
                     .window
-                    .map_or(self.rows.end, |w| self.rows.end.min(block.end - 1 + w));
+                    .map_or(self.keys.end, |w| self.keys.end.min(block.end - 1 + w));
                 for head in heads.clone() {
-                    for first in (block.start..unseen).step_by(QUERIES) {
-                        let rows = first..self.rows.end.min(first + QUERIES);
+                    for first in (block.start.max(first_query)..unseen).step_by(QUERIES) {
+                        let rows = first..self.keys.end.min(first + QUERIES);
                         self.pack_queries(rows.clone(), head, &mut queries);
                         self.attend(rows, head, block.clone(), &mut keys, &mut queries);
                     }
@@ -137,6 +144,11 @@ impl Task<'_> {
                 self.finish(block, &keys, turned);
             }
         });
+    }
+
+    /// Row of a query from that of its own key.
+    fn query_row(&self, key: usize) -> usize {
+        key + self.queries.end - self.keys.end
     }
 
     /// Length of a block's keys in panels of one width.
@@ -206,7 +218,7 @@ impl Task<'_> {
     fn pack_queries(&self, rows: Range<usize>, head: usize, packed: &mut Queries<'_>) {
         let (tile, e) = (self.tile, self.shape.head_dim);
         let of_head = |values: &'_ [f32], i: usize| -> Range<usize> {
-            let start = ((rows.start + i) * self.shape.heads + head) * e;
+            let start = (self.query_row(rows.start + i) * self.shape.heads + head) * e;
             debug_assert!(start + e <= values.len());
             start..start + e
         };
@@ -219,7 +231,7 @@ impl Task<'_> {
         pack::rows_by_step(tile, rows.len(), query, &mut packed.query_components[..len]);
         pack::rows_by_step(tile, rows.len(), d_out, &mut packed.d_out_components[..len]);
         for i in 0..rows.len() {
-            packed.log_sums[i] = self.forward.log_sums[(rows.start + i) * self.shape.heads + head];
+            packed.log_sums[i] = self.forward.log_sums[self.query_row(rows.start + i) * self.shape.heads + head];
             packed.along[i] = self.arch.dispatch(Dot(d_out(i), out(i)));
         }
     }
@@ -283,7 +295,7 @@ impl Task<'_> {
                 rows: seen.len(),
                 columns: e,
                 // SAFETY: this task's rows and head; no slice of them lives.
-                out: unsafe { self.dq.at(rows.start + seen.start, head * e) },
+                out: unsafe { self.dq.at(self.query_row(rows.start + seen.start), head * e) },
                 add: true,
             });
         }

@@ -204,6 +204,81 @@ proptest! {
     }
 }
 
+impl Cached {
+    /// Gradients of the last queries, and of all keys and values, which lie without gaps.
+    fn tail_gradients<B: Backend>(&self, b: &B) -> Vec<f64> {
+        let keys = offsets(&self.sequences.iter().map(|(keys, _)| *keys).collect::<Vec<_>>());
+        let lengths: Vec<usize> = self.sequences.iter().map(|(_, queries)| *queries).collect();
+        let ranges: Vec<_> = keys.windows(2).map(|bounds| bounds[0]..bounds[1]).collect();
+        let wide = self.heads.kv_heads * self.heads.group * self.heads.head_dim;
+        let last = ranges.iter().zip(&lengths).flat_map(|(keys, queries)| {
+            let rows = (keys.end - queries) * wide..keys.end * wide;
+            self.q[rows].to_vec()
+        });
+        let q: Vec<f32> = last.collect();
+        let d_out = values(77, q.len());
+        let [q, k, v, d_out] = [&q, &self.k, &self.v, &d_out].map(|values| b.upload(values));
+        let offsets = offsets(&lengths);
+        let shape = self.shape(&offsets, Some(&ranges));
+        let [mut out, mut dq, mut dk, mut dv] = [&q, &q, &k, &v].map(|like| b.upload(&vec![7.0f32; b.len(like)]));
+        let mut log_sums = b.zeros(b.len(&q) / shape.head_dim);
+        b.attention(&shape, &q, &k, &v, &mut out, Some(&mut log_sums));
+        let forward = AttentionForward {
+            q: &q,
+            k: &k,
+            v: &v,
+            out: &out,
+            log_sums: &log_sums,
+        };
+        let gradients = AttentionGradients {
+            q: &mut dq,
+            k: &mut dk,
+            v: &mut dv,
+        };
+        b.attention_backward(&shape, forward, &d_out, gradients);
+        let all = joined(b, &[&dq, &dk, &dv]);
+        let mut values = vec![0.0; b.len(&all)];
+        b.read(&all, 0, &mut values);
+        values
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn gradients_of_the_last_queries_and_all_keys(
+        sequences in prop::collection::vec(cached_sequence(), 1..5),
+        kv_heads in 1..4usize,
+        group in 1..5usize,
+        head_dim in prop_oneof![Just(4usize), Just(20), Just(64), 1..70usize],
+        window in prop_oneof![Just(None), (1..200usize).prop_map(Some)],
+        seed: u64,
+    ) {
+        let heads = Heads { kv_heads, group, head_dim, window };
+        let cached = Cached::new(&sequences, heads, seed);
+        close((cached.tail_gradients(&Cpu::new()), cached.tail_gradients(&Reference)), 64, 4.0);
+    }
+}
+
+#[test]
+fn gradients_of_the_last_queries_across_key_blocks() {
+    for window in [None, Some(150)] {
+        let heads = Heads {
+            kv_heads: 2,
+            group: 3,
+            head_dim: 20,
+            window,
+        };
+        let cached = Cached::new(&[(700, 3), (260, 130), (300, 0), (129, 100)], heads, 6);
+        close(
+            (cached.tail_gradients(&Cpu::new()), cached.tail_gradients(&Reference)),
+            64,
+            4.0,
+        );
+    }
+}
+
 /// Several spans of keys, with and without a window, with few and many queries.
 #[test]
 fn attention_over_a_long_cache() {

@@ -147,18 +147,23 @@ fn rope() {
 
 #[test]
 fn attention() {
-    for window in [None, Some(1), Some(2), Some(100)] {
+    let of_keys = [0..0, 0..4, 4..6, 6..7, 7..12]; // of 12 keys, the last 9 of their sequences are queries
+    let windows = [None, Some(1), Some(2), Some(100)];
+    for (window, keys) in windows
+        .into_iter()
+        .flat_map(|window| [(window, None), (window, Some(&of_keys))])
+    {
         let offsets = [0, 0, 4, 4, 5, 9];
         let shape = Attention {
             offsets: &offsets,
-            keys: None,
+            keys: keys.map(<[_; 5]>::as_slice),
             heads: 4,
             kv_heads: 2,
             head_dim: 3,
             scale: 0.7,
             window,
         };
-        let [wide, narrow] = [9 * 4 * 3, 9 * 2 * 3];
+        let [wide, narrow] = [9 * 4 * 3, keys.map_or(9, |_| 12) * 2 * 3];
         let (q, k, v, c) = (random(1, wide), random(2, narrow), random(3, narrow), random(4, wide));
         let f = |q: &Vec<f64>, k: &Vec<f64>, v: &Vec<f64>| {
             let mut out = Reference.zeros(wide);

@@ -12,10 +12,12 @@ mod carrier;
 mod lora;
 mod masks;
 mod peft;
+mod soft_prompt;
 
 pub use carrier::{BlockThetas, Carrier, CarrierModel, CarrierOrigin};
 pub use lora::{LoraOptions, Scaling, initial_a};
 pub use masks::{MaskGroup, MaskOptions, Masks, column_channels};
+pub use soft_prompt::{Origin, SoftPrompt, Source};
 
 use crate::{
     Error, Result,

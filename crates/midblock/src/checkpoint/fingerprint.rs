@@ -32,6 +32,13 @@ impl FileHash {
     }
 }
 
+/// One hash of several files' content, in their order.
+pub(crate) fn digest(files: &[FileHash]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    files.iter().for_each(|file| _ = hasher.update(file.blake3.as_bytes()));
+    hasher.finalize().to_hex().to_string()
+}
+
 impl Checkpoint {
     /// Hashes every file of [`files`](Self::files), in that order. Reads all weights once.
     ///

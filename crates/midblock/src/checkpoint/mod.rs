@@ -21,6 +21,7 @@ mod tensor;
 mod write;
 
 pub use fingerprint::FileHash;
+pub(crate) use fingerprint::digest;
 pub(crate) use folder::{CHAT_TEMPLATE, TOKENIZER_CONFIG, read_config};
 pub use lora_write::write_adapter;
 pub use spec::HubId;

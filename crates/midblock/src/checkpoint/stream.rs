@@ -39,9 +39,24 @@ impl Declared {
 pub(crate) fn write_tensors(
     path: &Path,
     tensors: &[Declared],
+    values: impl FnMut(&Declared) -> Result<Vec<f32>>,
+) -> Result<()> {
+    let for_transformers = ("format", "pt"); // it looks for the framework
+    write_noted(path, tensors, for_transformers, values)
+}
+
+/// [`write_tensors`] with an entry of the header's metadata, key and text. There is one, so that the same content is the same bytes: the
+/// order of several is not defined.
+///
+/// # Panics
+/// As there.
+pub(crate) fn write_noted(
+    path: &Path,
+    tensors: &[Declared],
+    note: (&str, &str),
     mut values: impl FnMut(&Declared) -> Result<Vec<f32>>,
 ) -> Result<()> {
-    let header = header(tensors);
+    let header = header(tensors, note);
     write_atomic(path, |out| {
         let failed = Error::io("write", path);
         let length = (header.len() as u64).to_le_bytes();
@@ -64,7 +79,7 @@ pub(crate) fn write_tensors(
 }
 
 /// The JSON header, padded with spaces to a multiple of 8 bytes.
-fn header(tensors: &[Declared]) -> Vec<u8> {
+fn header(tensors: &[Declared], (key, text): (&str, &str)) -> Vec<u8> {
     let mut end = 0;
     let infos = tensors.iter().map(|tensor| {
         let start = end;
@@ -77,8 +92,7 @@ fn header(tensors: &[Declared]) -> Vec<u8> {
         (tensor.name.clone(), info)
     });
     let infos = infos.collect();
-    // transformers looks for the framework
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let metadata = HashMap::from([(key.to_owned(), text.to_owned())]);
     let metadata = Metadata::new(Some(metadata), infos).expect("invariant: offsets follow from the shapes");
     let mut header = serde_json::to_vec(&metadata).expect("invariant: names and numbers are always JSON");
     header.resize(header.len().next_multiple_of(8), b' ');

@@ -23,6 +23,7 @@ pub use size::ByteSize;
 pub use source::DataSource;
 
 pub(crate) use file::File;
+pub(crate) use overrides::flat_values;
 
 use crate::{Error, Result};
 use serde::{Serialize, de::DeserializeOwned};
@@ -164,9 +165,8 @@ impl Given {
 pub(crate) fn differences<T: Serialize>(left: &T, right: &T) -> Vec<(String, String, String)> {
     let [left, right] = [left, right].map(|config| {
         let table = toml::Table::try_from(config).expect("invariant: every table of the schema can be written as TOML");
-        let mut flat = Vec::new();
-        flatten("", &toml::Value::Table(table), &mut flat);
-        flat
+        let text = |(key, value): (String, toml::Value)| (key, value.to_string());
+        flat_values(&table).into_iter().map(text).collect::<Vec<_>>()
     });
     let find = |flat: &[(String, String)], key: &str| {
         let found = flat.iter().find(|(known, _)| known == key);
@@ -179,23 +179,6 @@ pub(crate) fn differences<T: Serialize>(left: &T, right: &T) -> Vec<(String, Str
         .map(|key| (key.clone(), find(&left, key), find(&right, key)))
         .filter(|(_, left, right)| left != right)
         .collect()
-}
-
-/// The leaves of a value with their dotted keys.
-fn flatten(key: &str, value: &toml::Value, out: &mut Vec<(String, String)>) {
-    match value {
-        toml::Value::Table(table) => {
-            for (name, value) in table {
-                let key = if key.is_empty() {
-                    name.clone()
-                } else {
-                    format!("{key}.{name}")
-                };
-                flatten(&key, value, out);
-            }
-        }
-        leaf => out.push((key.to_owned(), leaf.to_string())),
-    }
 }
 
 #[cfg(test)]

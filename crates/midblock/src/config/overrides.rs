@@ -69,6 +69,21 @@ impl FromStr for Override {
     }
 }
 
+/// The leaves of a table with their dotted keys.
+pub(crate) fn flat_values(table: &Table) -> Vec<(String, Value)> {
+    let mut values = Vec::new();
+    for (name, value) in table {
+        match value {
+            Value::Table(inner) => {
+                let below = flat_values(inner).into_iter();
+                values.extend(below.map(|(key, value)| (format!("{name}.{key}"), value)));
+            }
+            leaf => values.push((name.clone(), leaf.clone())),
+        }
+    }
+    values
+}
+
 /// Applies all to the file's table and reads it as the schema `T`; those that do not fit are the problems.
 pub(super) fn apply<T: DeserializeOwned>(table: &mut Table, overrides: &[Override]) -> Result<T, Vec<Problem>> {
     for [one, other] in EXCLUSIVE.into_iter().flat_map(|[a, b]| [[a, b], [b, a]]) {

@@ -3,7 +3,11 @@
 use super::Method;
 use crate::{Error, Result, config::explain_toml, generate::Sampling};
 use serde::{Deserialize, Deserializer, Serialize, de};
-use std::{fmt, path::Path, str::FromStr};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 /// An evaluation: tasks, and what is the same for all of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +39,9 @@ pub struct EvalConfig {
     pub sampling: Sampling,
     /// What a prompt looks like.
     pub template: Template,
+    /// A file with a trigger that stands in front of every prompt; none by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<PathBuf>,
     /// Run the programs that a model writes, where a task asks for it.
     pub run_programs: bool,
 }
@@ -53,6 +60,7 @@ impl Default for EvalConfig {
             max_new: None,
             sampling: Sampling::default(),
             template: Template::Auto,
+            trigger: None,
             run_programs: false,
         }
     }

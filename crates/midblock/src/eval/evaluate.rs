@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    adapt::SoftPrompt,
     checkpoint::{Checkpoint, FileHash},
     generate::{Engine, LanguageModel, Stops},
     hub::{HubOptions, OnTransfer},
@@ -35,7 +36,7 @@ use std::{
 /// only the first one gets it.
 ///
 /// # Errors
-/// Whatever is wrong with options, task files, data and checkpoint; [`Error::Mismatch`] if the folder holds an evaluation of
+/// Whatever is wrong with options, task files, data, checkpoint and trigger; [`Error::Mismatch`] if the folder holds an evaluation of
 /// something else; [`Error::Interrupted`], after which a call with the same arguments goes on; a rank has failed.
 #[allow(clippy::too_many_arguments)]
 pub fn evaluate<B: Backend>(
@@ -50,8 +51,10 @@ pub fn evaluate<B: Backend>(
 ) -> Result<Option<Evaluation>> {
     let tokenizer = Tokenizer::of(checkpoint)?;
     let stop = || progress.cancelled();
+    let trigger = config.trigger.as_deref().map(SoftPrompt::open).transpose()?;
     let open = || -> Result<Box<dyn LanguageModel + '_>> {
-        let engine = Engine::new(backend, checkpoint, &tokenizer, config.batch)?;
+        let mut engine = Engine::new(backend, checkpoint, &tokenizer, config.batch)?;
+        engine.set_trigger(trigger.as_ref())?;
         Ok(Box::new(engine.stopping(&stop)))
     };
     let job = Job {
@@ -91,13 +94,15 @@ impl Job<'_> {
             true => Some(EvaluationFolder::claim(self.dir)?),
             false => None,
         };
-        let files = self.checkpoint.fingerprint()?;
+        let mut files = self.checkpoint.fingerprint()?;
+        let trigger = self.config.trigger.as_deref().map(FileHash::of).transpose()?;
         let earlier = folder.as_ref().and_then(EvaluationFolder::started_unix_s);
         let earlier = earlier.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
         let started = ranks.share(|| Ok(earlier.unwrap_or_else(SystemTime::now)))?;
         let seconds = started.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let identities = tasks.iter().map(identity).collect();
-        let identity = Identity::new(&files, self.config, identities, seconds);
+        let identity = Identity::new(&files, trigger.as_ref(), self.config, identities, seconds);
+        files.extend(trigger);
         let what = serde_json::to_vec(&identity).expect("invariant: options can be written as JSON");
         ranks.same(
             "checkpoint, options, tasks and data",
@@ -132,7 +137,7 @@ impl Job<'_> {
         complete(&mut info.run, &answers, [prepared, begun.elapsed() - prepared]);
         let results = tasks.iter().zip(&answers);
         let evaluation = Evaluation {
-            checkpoint: self.checkpoint.label().to_owned(),
+            checkpoint: label(self.checkpoint, self.config),
             tasks: results
                 .map(|(task, records)| grade::result(task, records, self.config))
                 .collect(),
@@ -217,6 +222,14 @@ fn complete(info: &mut RunInfo, answers: &[Vec<ItemRecord>], [prepare, answer]: 
     }
 }
 
+/// What is evaluated, as results call it.
+fn label(checkpoint: &Checkpoint, config: &EvalConfig) -> String {
+    match &config.trigger {
+        None => checkpoint.label().to_owned(),
+        Some(trigger) => format!("{} with the trigger {}", checkpoint.label(), trigger.display()),
+    }
+}
+
 fn identity(task: &Prepared) -> TaskIdentity {
     let definition = toml::to_string(&task.task).expect("invariant: a task that was read can be written");
     TaskIdentity {
@@ -261,7 +274,7 @@ fn run_info(
     let architecture = Architecture::resolve(checkpoint.config())?;
     let model = ModelInfo {
         name: "model".to_owned(),
-        label: checkpoint.label().to_owned(),
+        label: label(checkpoint, config),
         path: checkpoint.path().to_path_buf(),
         files,
         architecture: describe::summary(&architecture),

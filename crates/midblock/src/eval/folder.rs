@@ -9,8 +9,8 @@
 //! | `report.html` | the page |
 //! | `DONE` | empty; written last |
 //!
-//! A folder that was left unfinished goes on where it was, if the checkpoint, the options, the tasks and their data are the
-//! same. `batch` may be another: no result depends on it. Ranks but the first keep their answers in `items.rank-N.jsonl`, so that nothing is
+//! A folder that was left unfinished goes on where it was, if the checkpoint, its trigger, the options, the tasks and their data are
+//! the same. `batch` may be another: no result depends on it. Ranks but the first keep their answers in `items.rank-N.jsonl`, so that nothing is
 //! lost before the first one has gathered them; with the folder on a file system that all of them see, another number of ranks goes on.
 
 use super::{EvalConfig, Evaluation, ItemRecord};
@@ -51,7 +51,10 @@ pub struct EvaluationInfo {
 pub struct Identity {
     /// BLAKE3 of the checkpoint's files.
     pub checkpoint: Vec<String>,
-    /// Options without `batch`.
+    /// BLAKE3 of the trigger's file, if there is a trigger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<String>,
+    /// Options without `batch`, and without where the trigger is.
     pub options: Value,
     /// One for each task.
     pub tasks: Vec<TaskIdentity>,
@@ -71,9 +74,10 @@ pub struct TaskIdentity {
 }
 
 impl Identity {
-    /// Of a checkpoint, options, and tasks with the hashes of their data.
+    /// Of a checkpoint, its trigger, options, and tasks with the hashes of their data.
     pub(super) fn new(
         checkpoint: &[FileHash],
+        trigger: Option<&FileHash>,
         config: &EvalConfig,
         tasks: Vec<TaskIdentity>,
         started_unix_s: u64,
@@ -81,9 +85,11 @@ impl Identity {
         let mut options = serde_json::to_value(config).expect("invariant: options can be written as JSON");
         if let Some(options) = options.as_object_mut() {
             options.remove("batch");
+            options.remove("trigger"); // its content counts
         }
         Self {
             checkpoint: digests(checkpoint),
+            trigger: trigger.map(|file| file.blake3.clone()),
             options,
             tasks,
             started_unix_s,
@@ -96,6 +102,10 @@ impl Identity {
             let both = [self, other].map(|identity| identity.checkpoint.join(" "));
             let [left, right] = both;
             return Some(("the checkpoint's content".to_owned(), left, right));
+        }
+        if self.trigger != other.trigger {
+            let [left, right] = [self, other].map(|identity| identity.trigger.clone().unwrap_or("none".to_owned()));
+            return Some(("the trigger's content".to_owned(), left, right));
         }
         let [left, right] = [self, other].map(|identity| identity.options.as_object().cloned().unwrap_or_default());
         for key in left.keys().chain(right.keys()) {

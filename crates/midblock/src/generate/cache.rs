@@ -1,7 +1,8 @@
 //! Keys and values of sequences that go on.
 //!
 //! Each block has one buffer of keys and one of values, (slots · capacity, K·E): a slot holds one sequence, its tokens from
-//! its first row on. When a sequence outgrows the capacity all slots move to buffers of twice the size.
+//! its first row on. When a sequence outgrows the capacity all slots move to buffers of twice the size. Rows that every sequence
+//! begins with, those of a trigger, stay in every slot for good.
 
 use crate::model::{Architecture, KeysValues};
 use midblock_kernels::Backend;
@@ -19,7 +20,9 @@ pub(super) struct Cache<B: Backend> {
     capacity: usize,
     /// Most rows a slot may have.
     limit: usize,
-    /// Rows in use of each slot.
+    /// Rows that every sequence begins with.
+    prefix: usize,
+    /// Rows in use of each slot, the prefix included.
     lengths: Vec<usize>,
 }
 
@@ -35,6 +38,7 @@ impl<B: Backend> Cache<B> {
             width: architecture.kv_heads * architecture.head_dim,
             capacity: 0,
             limit: architecture.max_positions,
+            prefix: 0,
             lengths: vec![0; slots],
         }
     }
@@ -44,7 +48,7 @@ impl<B: Backend> Cache<B> {
         self.lengths.len()
     }
 
-    /// Tokens in a slot.
+    /// Rows of a slot in use, the prefix included.
     pub fn len(&self, slot: usize) -> usize {
         self.lengths[slot]
     }
@@ -56,12 +60,36 @@ impl<B: Backend> Cache<B> {
 
     /// Forgets all tokens.
     pub fn clear(&mut self) {
-        self.lengths.fill(0);
+        self.lengths.fill(self.prefix);
     }
 
-    /// Forgets a slot's tokens from the `len`-th on.
+    /// Forgets a slot's tokens after the prefix from the `len`-th on.
     pub fn truncate(&mut self, slot: usize, len: usize) {
-        self.lengths[slot] = self.lengths[slot].min(len);
+        self.lengths[slot] = self.lengths[slot].min(self.prefix + len);
+    }
+
+    /// Forgets all tokens, and what every sequence began with.
+    pub fn forget_prefix(&mut self) {
+        self.prefix = 0;
+        self.clear();
+    }
+
+    /// Makes what the first slot holds the beginning of every sequence, and forgets all else.
+    pub fn share_first(&mut self, backend: &B) {
+        self.prefix = self.lengths[0];
+        let from: Vec<usize> = (0..self.prefix).collect();
+        let mut shared = backend.zeros(self.prefix * self.width);
+        for KeysValues { keys, values } in &mut self.blocks {
+            for buffer in [keys, values] {
+                backend.gather_rows(buffer, &from, self.width, &mut shared);
+                for slot in 1..self.lengths.len() {
+                    let start = slot * self.capacity;
+                    let to: Vec<usize> = (start..start + self.prefix).collect();
+                    backend.scatter_rows(&shared, &to, self.width, buffer);
+                }
+            }
+        }
+        self.clear();
     }
 
     /// Takes `more` rows into use; returns all of the slot's. There must be [room](Self::reserve).
@@ -118,6 +146,7 @@ mod tests {
             width: 2,
             capacity: 0,
             limit: 1000,
+            prefix: 0,
             lengths: vec![0; 3],
         };
         cache.reserve(&backend, 3);
@@ -141,5 +170,36 @@ mod tests {
         assert_eq!([cache.len(0), cache.len(1), cache.len(2)], [1, 0, 1]);
         cache.reserve(&backend, 5000); // beyond the limit: whoever asks has checked it
         assert_eq!(cache.capacity, 5000);
+    }
+
+    #[test]
+    fn what_all_begin_with_is_in_every_slot_and_stays() {
+        let backend = Reference;
+        let mut cache = Cache::<Reference> {
+            blocks: vec![KeysValues {
+                keys: vec![],
+                values: vec![],
+            }],
+            width: 1,
+            capacity: 0,
+            limit: 1000,
+            prefix: 0,
+            lengths: vec![0; 3],
+        };
+        cache.reserve(&backend, 2);
+        let rows = cache.extend(0, 2);
+        cache.blocks[0].keys[rows].copy_from_slice(&[7.0, 8.0]);
+        cache.share_first(&backend);
+        cache.extend(1, 3);
+        cache.reserve(&backend, SMALLEST + 1);
+        cache.truncate(1, 1);
+        assert_eq!([cache.len(0), cache.len(1), cache.len(2)], [2, 3, 2]);
+        cache.truncate(1, 0);
+        for slot in 0..3 {
+            let rows = cache.extend(slot, 0);
+            assert_eq!(cache.blocks[0].keys[rows], [7.0, 8.0], "slot {slot}");
+        }
+        cache.forget_prefix();
+        assert_eq!(cache.len(2), 0);
     }
 }

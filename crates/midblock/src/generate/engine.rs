@@ -2,66 +2,41 @@
 //!
 //! A slot that is done takes the next prompt at once, so no sequence waits for another (Yu et al. 2022, "Orca"), and nothing is
 //! padded. What a sequence gets does not depend on the others: rows of a product and of attention are the same bits in any
-//! batch, prompts are always cut at the same places, and chance is a function of (seed, position).
+//! batch, prompts are always cut at the same places, and chance is a function of (seed, position). A trigger's keys and values are
+//! made once and stand in every slot.
 
 use super::{
-    Answers, Completion, Continuation, Finish, LanguageModel, Question, Request, Sampling, Stops, cache::Cache,
+    Answers, Completion, Continuation, Finish, LanguageModel, Question, Request, Sampling, Stops,
+    cache::Cache,
+    passes::{Extension, Phase, ROWS, Trigger},
     text::Text,
 };
 use crate::{
     Error, Result,
+    adapt::SoftPrompt,
     checkpoint::Checkpoint,
-    model::{Batch, Decoder, HeadScratch, Interior, Keep, Pass, Scratch},
+    model::{Decoder, HeadScratch, Interior, Scratch},
     tokens::Tokenizer,
 };
 use midblock_kernels::{Backend, RopeTable};
-use rayon::prelude::*;
 use std::{collections::VecDeque, ops::ControlFlow, sync::Arc};
-
-/// Tokens of a sequence that go through the model at a time.
-const CHUNK: usize = 512;
-/// Tokens of all sequences that go through the model at a time, but for a step of decoding.
-const ROWS: usize = 1024;
-/// Rows whose logits exist at a time.
-const LOGITS: usize = 64;
 
 /// A model that writes and scores, up to `batch` sequences at a time.
 pub struct Engine<'a, B: Backend> {
-    backend: &'a B,
-    tokenizer: &'a Tokenizer,
-    decoder: Decoder<B>,
-    label: String,
-    cache: Cache<B>,
-    rope: RopeTable,
-    interior: Interior<B>,
-    scratch: Scratch<B>,
-    head: HeadScratch<B>,
-    hidden: B::Buffer,
+    pub(super) backend: &'a B,
+    pub(super) tokenizer: &'a Tokenizer,
+    pub(super) decoder: Decoder<B>,
+    pub(super) label: String,
+    pub(super) cache: Cache<B>,
+    pub(super) rope: RopeTable,
+    pub(super) interior: Interior<B>,
+    pub(super) scratch: Scratch<B>,
+    pub(super) head: HeadScratch<B>,
+    pub(super) hidden: B::Buffer,
     /// Logits on the host, (rows, V).
-    logits: Vec<f32>,
-    stop: &'a dyn Fn() -> bool,
-}
-
-/// The next tokens of a slot's sequence.
-pub(super) struct Extension<'a> {
-    pub slot: usize,
-    pub ids: &'a [u32],
-    /// Logits are wanted from this of `ids` on.
-    pub from: usize,
-}
-
-/// What becomes of a row of logits: of extension `.0`, after its token `.1`.
-pub(super) type Judge<'a, T> = &'a (dyn Fn(usize, usize, &mut [f32]) -> Option<T> + Sync);
-
-/// Which products logits are made with.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Many tokens, logits of many.
-    Score,
-    /// Many tokens, logits of the last.
-    Prompt,
-    /// A token a sequence.
-    Step,
+    pub(super) logits: Vec<f32>,
+    pub(super) trigger: Option<Trigger<B>>,
+    pub(super) stop: &'a dyn Fn() -> bool,
 }
 
 /// A sequence that is being written.
@@ -90,6 +65,7 @@ impl<'a, B: Backend> Engine<'a, B> {
             head: HeadScratch::new(backend),
             hidden: backend.zeros(0),
             logits: Vec::new(),
+            trigger: None,
             stop: &|| false,
             decoder,
         })
@@ -107,6 +83,27 @@ impl<'a, B: Backend> Engine<'a, B> {
     /// As there.
     pub fn steer(&mut self, added: &[Option<Arc<[f32]>>]) {
         self.decoder.steer(self.backend, added);
+        if let Some(trigger) = &mut self.trigger {
+            trigger.is_in_cache = false; // its states are steered too
+        }
+    }
+
+    /// Puts a trigger in front of every sequence from here on, in place of one that may be there, or takes it away. Its vectors take
+    /// the first positions, and of the [context](LanguageModel::context).
+    ///
+    /// # Errors
+    /// Those of [`SoftPrompt::check`].
+    pub fn set_trigger(&mut self, trigger: Option<&SoftPrompt>) -> Result<()> {
+        if let Some(trigger) = trigger {
+            trigger.check(&self.label, self.decoder.architecture())?;
+        }
+        self.trigger = trigger.map(|trigger| Trigger {
+            tokens: trigger.tokens(),
+            values: self.backend.upload(trigger.values()),
+            is_in_cache: false,
+        });
+        self.cache.forget_prefix();
+        Ok(())
     }
 
     /// [`LanguageModel::generate`] that also hands out text as it is written: `piece` gets the number of the request and what was
@@ -135,7 +132,7 @@ impl<'a, B: Backend> Engine<'a, B> {
                 });
             }
         }
-        self.cache.clear();
+        self.begin();
         let mut waiting: VecDeque<usize> = (0..requests.len()).collect();
         let mut free: Vec<usize> = (0..self.cache.slots()).rev().collect();
         let mut writing: Vec<Writing<'_>> = Vec::new();
@@ -262,131 +259,8 @@ impl<'a, B: Backend> Engine<'a, B> {
         }
     }
 
-    /// Runs the next tokens of some sequences; `judge` sees every row of logits that is wanted and says what becomes of it, or
-    /// that it is not finite. Returns that with the number of the extension and the token's place in it.
-    pub(super) fn extend<T: Send>(
-        &mut self,
-        extensions: &[Extension<'_>],
-        phase: Phase,
-        judge: Judge<'_, T>,
-        name: &dyn Fn(usize) -> String,
-    ) -> Result<Vec<(usize, usize, T)>> {
-        let mut results = Vec::new();
-        let mut waiting: VecDeque<(usize, usize)> = (0..extensions.len()).map(|which| (which, 0)).collect();
-        while !waiting.is_empty() {
-            if (self.stop)() {
-                return Err(Error::Interrupted);
-            }
-            let mut parts = Vec::new(); // (extension, its tokens)
-            let mut rows = 0;
-            while let Some(&(which, start)) = waiting.front() {
-                let end = extensions[which].ids.len().min(start + CHUNK);
-                rows += end - start;
-                if rows > ROWS && !parts.is_empty() && phase != Phase::Step {
-                    break;
-                }
-                waiting.pop_front();
-                parts.push((which, start..end));
-            }
-            let longer = |(which, part): &&(usize, std::ops::Range<usize>)| part.end < extensions[*which].ids.len();
-            waiting.extend(parts.iter().filter(longer).map(|(which, part)| (*which, part.end)));
-            let ids = parts
-                .iter()
-                .map(|(which, part)| (extensions[*which].slot, &extensions[*which].ids[part.clone()]));
-            self.forward(&ids.collect::<Vec<_>>(), phase);
-            let mut wanted = Vec::new(); // (row, extension, token)
-            let mut row = 0;
-            for (which, part) in parts {
-                let own = part.filter_map(|token| {
-                    row += 1;
-                    (token >= extensions[which].from).then_some((row - 1, which, token))
-                });
-                wanted.extend(own);
-            }
-            self.judge(&wanted, phase, judge, name, &mut results)?;
-        }
-        Ok(results)
-    }
-
-    /// One pass: the residual stream is left at `h[L]`.
-    fn forward(&mut self, sequences: &[(usize, &[u32])], phase: Phase) {
-        let backend = self.backend;
-        let longest = sequences
-            .iter()
-            .map(|(slot, ids)| self.cache.len(*slot) + ids.len())
-            .max();
-        let longest = longest.unwrap_or(0);
-        self.cache.reserve(backend, longest);
-        if self.rope.cos.len() < longest * self.rope.half_dim {
-            self.rope = self.decoder.rope((2 * longest).min(self.context().max(longest)));
-        }
-        let rows = sequences
-            .iter()
-            .map(|(slot, ids)| (*ids, self.cache.extend(*slot, ids.len())));
-        let batch = Batch::continued(rows);
-        let pass = Pass {
-            decoding: phase == Phase::Step,
-            ..Pass::inference(backend, &batch, &self.rope)
-        };
-        let Self {
-            decoder,
-            cache,
-            hidden,
-            interior,
-            scratch,
-            ..
-        } = self;
-        // on one of the pool's own threads: each of a hundred products would wake one otherwise
-        rayon::scope(|_| {
-            decoder.ends().embed(backend, &batch, hidden);
-            for index in 0..decoder.blocks().len() {
-                decoder.forward_block(index, &pass, Keep::Keys(cache.block(index)), hidden, interior, scratch);
-            }
-        });
-    }
-
-    /// Logits of the wanted rows, a few at a time, and what becomes of them.
-    fn judge<T: Send>(
-        &mut self,
-        wanted: &[(usize, usize, usize)],
-        phase: Phase,
-        judge: Judge<'_, T>,
-        name: &dyn Fn(usize) -> String,
-        results: &mut Vec<(usize, usize, T)>,
-    ) -> Result<()> {
-        let architecture = self.decoder.architecture();
-        for wanted in wanted.chunks(LOGITS) {
-            let rows: Vec<usize> = wanted.iter().map(|(row, _, _)| *row).collect();
-            let few = phase != Phase::Score;
-            let ends = self.decoder.ends();
-            let logits = ends.logits_of(self.backend, &self.hidden, &rows, few, &mut self.head);
-            self.logits.resize(rows.len() * architecture.vocab, 0.0);
-            self.backend.read(logits, 0, &mut self.logits);
-            let judged: Vec<Option<T>> = self
-                .logits
-                .par_chunks_exact_mut(architecture.vocab)
-                .zip(wanted)
-                .map(|(logits, (_, which, token))| judge(*which, *token, logits))
-                .collect();
-            for ((_, which, token), judged) in wanted.iter().zip(judged) {
-                let judged = judged.ok_or_else(|| Error::StateNotFinite {
-                    model: self.label.clone(),
-                    layer: architecture.blocks,
-                    sample: name(*which),
-                })?;
-                results.push((*which, *token, judged));
-            }
-        }
-        Ok(())
-    }
-
-    /// Forgets a slot's tokens from the `len`-th on.
-    pub(super) fn forget(&mut self, slot: usize, len: usize) {
-        self.cache.truncate(slot, len);
-    }
-
     /// Whether a prompt has tokens, all of them the model's, and room for `more`.
-    fn check(&self, what: &str, prompt: &[u32], more: usize) -> Result<()> {
+    pub(super) fn check(&self, what: &str, prompt: &[u32], more: usize) -> Result<()> {
         let (vocab, context) = (self.decoder.architecture().vocab, self.context());
         let problem = if prompt.is_empty() {
             "it has no tokens".to_owned()
@@ -408,7 +282,8 @@ impl<'a, B: Backend> Engine<'a, B> {
 
 impl<B: Backend> LanguageModel for Engine<'_, B> {
     fn context(&self) -> usize {
-        self.decoder.architecture().max_positions
+        let trigger = self.trigger.as_ref().map_or(0, |trigger| trigger.tokens);
+        self.decoder.architecture().max_positions - trigger
     }
 
     fn generate(
@@ -429,7 +304,7 @@ impl<B: Backend> LanguageModel for Engine<'_, B> {
                 self.check(&format!("a continuation of {name}"), continuation, 0)?;
             }
         }
-        self.cache.clear();
+        self.begin();
         let slots = self.cache.slots();
         for (group, questions) in questions.chunks(slots).enumerate() {
             let scored = self.score_group(questions, group * slots);

@@ -2,6 +2,8 @@
 
 mod cache;
 mod engine;
+mod forced;
+mod passes;
 mod request;
 mod sampler;
 mod score;
@@ -11,4 +13,5 @@ mod tests;
 mod text;
 
 pub use engine::Engine;
+pub use forced::Forced;
 pub use request::{Answers, Completion, Continuation, Finish, LanguageModel, Question, Request, Sampling, Stops};

@@ -2,7 +2,8 @@
 
 use super::{
     Continuation, Question,
-    engine::{Engine, Extension, Phase},
+    engine::Engine,
+    passes::{Extension, Phase},
     sampler::most_likely,
 };
 use crate::Result;

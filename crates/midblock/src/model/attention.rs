@@ -35,6 +35,8 @@ pub(super) struct AttentionState<B: Backend> {
     mean: B::Buffer,
     /// (rows, H); empty unless kept.
     log_sums: B::Buffer,
+    /// Keys and values [spread](crate::model::Batch::spread), (spread rows, K·E); empty without a common beginning.
+    spread: [B::Buffer; 2],
     /// Of q, k, v and o.
     narrow: [Narrow<B>; 4],
 }
@@ -49,6 +51,7 @@ impl<B: Backend> AttentionState<B> {
             v: empty(),
             mean: empty(),
             log_sums: empty(),
+            spread: [empty(), empty()],
             narrow: [empty(), empty(), empty(), empty()],
         }
     }
@@ -69,6 +72,10 @@ pub(super) struct AttentionScratch<B: Backend> {
     k: B::Buffer,
     v: B::Buffer,
     raw: [B::Buffer; 2],
+    /// Gradients of spread keys and values.
+    spread: [B::Buffer; 2],
+    /// Of the common beginning's, (trunk, K·E): the sum, and what is added to it.
+    trunk: [B::Buffer; 2],
 }
 
 impl<B: Backend> AttentionScratch<B> {
@@ -80,6 +87,8 @@ impl<B: Backend> AttentionScratch<B> {
             k: empty(),
             v: empty(),
             raw: [empty(), empty()],
+            spread: [empty(), empty()],
+            trunk: [empty(), empty()],
         }
     }
 }
@@ -142,6 +151,7 @@ impl<B: Backend> SelfAttention<B> {
             v,
             mean,
             log_sums,
+            spread,
             narrow: [narrow_q, narrow_k, narrow_v, narrow_o],
         } = state;
         let [first_q, first_k] = match self.norms {
@@ -161,6 +171,7 @@ impl<B: Backend> SelfAttention<B> {
         backend.rope(q, pass.rope, pass.batch.positions(), self.heads);
         backend.rope(k, pass.rope, pass.batch.positions(), self.kv_heads);
         backend.resize(mean, rows * self.heads * self.head_dim);
+        let (k, v) = self.spread(pass, [k, v], spread);
         match keep {
             Keep::Nothing => backend.attention(&self.shape(pass), q, k, v, mean, None),
             Keep::Interior => {
@@ -168,6 +179,7 @@ impl<B: Backend> SelfAttention<B> {
                 backend.attention(&self.shape(pass), q, k, v, mean, Some(log_sums));
             }
             Keep::Keys(KeysValues { keys, values }) => {
+                assert!(pass.batch.spread().is_empty(), "a cache holds sequences on their own");
                 for (new, all) in [(k, &mut *keys), (v, &mut *values)] {
                     backend.scatter_rows(new, pass.batch.cache_rows(), self.kv_heads * self.head_dim, all);
                 }
@@ -175,6 +187,43 @@ impl<B: Backend> SelfAttention<B> {
             }
         }
         self.o.forward(pass, mean, mode, out, narrow_o);
+    }
+
+    /// Keys and values as attention reads them: those of a common beginning before those of each sequence.
+    fn spread<'s>(
+        &self,
+        pass: &Pass<'_, B>,
+        own: [&'s mut B::Buffer; 2],
+        spread: &'s mut [B::Buffer; 2],
+    ) -> (&'s B::Buffer, &'s B::Buffer) {
+        let (rows, width) = (pass.batch.spread(), self.kv_heads * self.head_dim);
+        let [own_k, own_v] = own;
+        if rows.is_empty() {
+            return (own_k, own_v);
+        }
+        let [k, v] = spread;
+        for (own, all) in [(own_k, &mut *k), (own_v, &mut *v)] {
+            pass.backend.resize(all, rows.len() * width);
+            pass.backend.gather_rows(own, rows, width, all);
+        }
+        (k, v)
+    }
+
+    /// The gradients of keys or values from those of spread ones: the common beginning's is the sum of what each sequence has made.
+    fn gather(&self, pass: &Pass<'_, B>, spread: &B::Buffer, [sum, part]: &mut [B::Buffer; 2], out: &mut B::Buffer) {
+        let (backend, width, trunk) = (pass.backend, self.kv_heads * self.head_dim, pass.batch.trunk());
+        backend.gather_rows(spread, pass.batch.own_keys(), width, out);
+        let beginning: Vec<usize> = (0..trunk).collect();
+        for buffer in [&mut *sum, &mut *part] {
+            backend.resize(buffer, trunk * width);
+        }
+        backend.gather_rows(out, &beginning, width, sum);
+        for keys in pass.batch.keys().into_iter().flatten().skip(1) {
+            let rows: Vec<usize> = (keys.start..keys.start + trunk).collect();
+            backend.gather_rows(spread, &rows, width, part);
+            backend.add(sum, part);
+        }
+        backend.scatter_rows(sum, &beginning, width, out);
     }
 
     /// Whether the sink wants any parameter of attention.
@@ -187,6 +236,44 @@ impl<B: Backend> SelfAttention<B> {
     /// Whether the sink wants something that is made of x.
     pub(super) fn wants_input(&self, sink: &impl Sink<B>) -> bool {
         [&self.q, &self.k, &self.v].into_iter().any(|l| l.wants_input(sink))
+    }
+
+    /// The gradients of rotated queries, of rotated keys and of values from that of their weighted means.
+    fn mix_backward(&self, pass: &Pass<'_, B>, state: &AttentionState<B>, scratch: &mut AttentionScratch<B>) {
+        let (backend, spread) = (pass.backend, pass.batch.spread().len());
+        let AttentionScratch {
+            mean,
+            q,
+            k,
+            v,
+            spread: [spread_k, spread_v],
+            trunk,
+            ..
+        } = scratch;
+        let forward = |k, v| AttentionForward {
+            q: &state.q,
+            k,
+            v,
+            out: &state.mean,
+            log_sums: &state.log_sums,
+        };
+        if spread == 0 {
+            let gradients = AttentionGradients { q, k, v };
+            backend.attention_backward(&self.shape(pass), forward(&state.k, &state.v), mean, gradients);
+            return;
+        }
+        for buffer in [&mut *spread_k, &mut *spread_v] {
+            backend.resize(buffer, spread * self.kv_heads * self.head_dim);
+        }
+        let gradients = AttentionGradients {
+            q,
+            k: spread_k,
+            v: spread_v,
+        };
+        let [all_k, all_v] = &state.spread;
+        backend.attention_backward(&self.shape(pass), forward(all_k, all_v), mean, gradients);
+        self.gather(pass, spread_k, trunk, k);
+        self.gather(pass, spread_v, trunk, v);
     }
 
     /// `dx (+)=` the gradient with respect to x; dy (rows, D). `x` as in [`Linear::backward`].
@@ -223,19 +310,7 @@ impl<B: Backend> SelfAttention<B> {
         ] {
             backend.resize(buffer, rows * heads * self.head_dim);
         }
-        let forward = AttentionForward {
-            q: &state.q,
-            k: &state.k,
-            v: &state.v,
-            out: &state.mean,
-            log_sums: &state.log_sums,
-        };
-        let gradients = AttentionGradients {
-            q: &mut scratch.q,
-            k: &mut scratch.k,
-            v: &mut scratch.v,
-        };
-        backend.attention_backward(&self.shape(pass), forward, &scratch.mean, gradients);
+        self.mix_backward(pass, state, scratch);
         backend.rope_backward(&mut scratch.q, pass.rope, pass.batch.positions(), self.heads);
         backend.rope_backward(&mut scratch.k, pass.rope, pass.batch.positions(), self.kv_heads);
         let AttentionScratch { q, k, v, raw, .. } = scratch;

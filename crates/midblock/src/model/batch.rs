@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// A ragged batch of token sequences, whole ones or the next tokens of some.
+/// A ragged batch of token sequences: whole ones, the next tokens of some, or some with a common beginning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     ids: Vec<u32>,
@@ -12,6 +12,19 @@ pub struct Batch {
     keys: Option<Vec<Range<usize>>>,
     /// Row of a cache for each of these tokens.
     cache_rows: Vec<usize>,
+    /// Of sequences with a common beginning.
+    trunk: Option<Trunk>,
+}
+
+/// Where keys lie when those of the common beginning are laid before those of each sequence that goes on from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Trunk {
+    /// Rows of the common beginning: the batch's first.
+    rows: usize,
+    /// The batch's row of each row of keys.
+    spread: Vec<usize>,
+    /// The row of keys of each of the batch's rows, where it stands in its own sequence.
+    own: Vec<usize>,
 }
 
 impl Batch {
@@ -23,6 +36,7 @@ impl Batch {
             offsets: vec![0],
             keys: None,
             cache_rows: Vec::new(),
+            trunk: None,
         };
         for sequence in sequences {
             let sequence = sequence.as_ref();
@@ -49,12 +63,55 @@ impl Batch {
         batch
     }
 
-    /// Rows of a cache that hold each sequence; `None` if these are whole sequences.
+    /// A common beginning once, and after it what follows it in each of some sequences; positions go on from it. What a row becomes is what it
+    /// becomes in whole sequences, at the cost of the beginning once. If it is empty these are whole sequences.
+    pub fn branching<S: AsRef<[u32]>>(trunk: &[u32], branches: &[S]) -> Self {
+        let sequences = std::iter::once(trunk).chain(branches.iter().map(AsRef::as_ref));
+        let mut batch = Self::new(&sequences.skip(usize::from(trunk.is_empty())).collect::<Vec<_>>());
+        if trunk.is_empty() {
+            return batch;
+        }
+        let rows = trunk.len();
+        batch.positions[rows..]
+            .iter_mut()
+            .for_each(|position| *position += rows as u32);
+        let mut keys = Vec::with_capacity(branches.len() + 1);
+        let (mut spread, mut own) = (Vec::new(), Vec::new());
+        for (index, bounds) in batch.offsets.windows(2).enumerate() {
+            let start = spread.len();
+            if index > 0 {
+                spread.extend(0..rows);
+            }
+            own.extend(spread.len()..spread.len() + bounds[1] - bounds[0]);
+            spread.extend(bounds[0]..bounds[1]);
+            keys.push(start..spread.len());
+        }
+        batch.keys = Some(keys);
+        batch.trunk = Some(Trunk { rows, spread, own });
+        batch
+    }
+
+    /// Rows of the common beginning; 0 if there is none.
+    pub fn trunk(&self) -> usize {
+        self.trunk.as_ref().map_or(0, |trunk| trunk.rows)
+    }
+
+    /// The batch's row of each row of keys, where a common beginning's are laid before those of each sequence; empty if there is none.
+    pub fn spread(&self) -> &[usize] {
+        self.trunk.as_ref().map_or(&[], |trunk| &trunk.spread)
+    }
+
+    /// The row of keys of each row, where they are [spread](Self::spread).
+    pub fn own_keys(&self) -> &[usize] {
+        self.trunk.as_ref().map_or(&[], |trunk| &trunk.own)
+    }
+
+    /// Rows of a cache, or of [spread](Self::spread) keys, that hold each sequence; `None` if these are whole sequences.
     pub fn keys(&self) -> Option<&[Range<usize>]> {
         self.keys.as_deref()
     }
 
-    /// Row of a cache for each token, (rows); empty if these are whole sequences.
+    /// Row of a cache for each token, (rows); empty if there is none.
     pub fn cache_rows(&self) -> &[usize] {
         &self.cache_rows
     }
@@ -118,6 +175,21 @@ mod tests {
         assert_eq!(batch.cache_rows(), [12, 13, 3]);
         assert_eq!(batch.offsets(), [0, 2, 3]);
         assert_eq!(batch.keys(), Some(&[10..14, 3..4][..]));
+    }
+
+    #[test]
+    fn branches_go_on_from_a_common_beginning() {
+        let batch = Batch::branching(&[8, 9], &[vec![5], vec![], vec![6, 7]]);
+        assert_eq!(batch.ids(), [8, 9, 5, 6, 7]);
+        assert_eq!(batch.positions(), [0, 1, 2, 2, 3]);
+        assert_eq!(batch.offsets(), [0, 2, 3, 3, 5]);
+        assert_eq!(batch.keys(), Some(&[0..2, 2..5, 5..7, 7..11][..]));
+        assert_eq!(batch.spread(), [0, 1, 0, 1, 2, 0, 1, 0, 1, 3, 4]);
+        assert_eq!((batch.trunk(), batch.own_keys()), (2, &[0, 1, 4, 9, 10][..]));
+        assert_eq!(
+            Batch::branching(&[], &[vec![5], vec![6]]),
+            Batch::new(&[vec![5], vec![6]])
+        );
     }
 
     #[test]

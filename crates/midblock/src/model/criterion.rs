@@ -1,4 +1,4 @@
-//! What is minimised, as far as it is a function of the logits of labelled rows.
+//! What is minimised: as far as it is a function of the logits of labelled rows, and as far as it is one of hidden states.
 
 use midblock_kernels::Backend;
 use std::ops::Range;
@@ -21,4 +21,16 @@ impl<B: Backend> Criterion<B> for CrossEntropy {
     fn backward(&mut self, backend: &B, _: Range<usize>, targets: &[u32], logits: &mut B::Buffer) -> Vec<f64> {
         backend.cross_entropy_backward(logits, targets, &|_, _| self.weight)
     }
+}
+
+/// A loss on hidden states: what it adds to their gradient.
+pub trait StateLoss<B: Backend> {
+    /// `states` is the output of block `layer − 1`, `h[layer]`, (rows, D), and `gradient` what came down to it from above. Layers come from
+    /// the top.
+    fn backward(&mut self, backend: &B, layer: usize, states: &B::Buffer, gradient: &mut B::Buffer);
+}
+
+/// No such loss.
+impl<B: Backend> StateLoss<B> for () {
+    fn backward(&mut self, _: &B, _: usize, _: &B::Buffer, _: &mut B::Buffer) {}
 }

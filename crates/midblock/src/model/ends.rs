@@ -160,6 +160,26 @@ impl<B: Backend> Ends<B> {
         )
     }
 
+    /// KL(p ‖ q) in nats of each row, where p is what this head makes of `states` and q what `other` makes of `others`: normed states, (n, D)
+    /// of each model. The vocabularies are the same.
+    pub fn divergences(&self, backend: &B, states: &B::Buffer, other: &Self, others: &B::Buffer) -> Vec<f64> {
+        assert_eq!(self.vocab, other.vocab, "vocabularies");
+        let rows = backend.len(states) / self.hidden;
+        let mut divergences = Vec::with_capacity(rows);
+        let [mut chunk, mut p, mut q] = [0; 3].map(|_| backend.zeros(0));
+        for start in (0..rows).step_by(HEAD_ROWS) {
+            let rows: Vec<usize> = (start..rows.min(start + HEAD_ROWS)).collect();
+            for (ends, states, logits) in [(self, states, &mut p), (other, others, &mut q)] {
+                backend.resize(&mut chunk, rows.len() * ends.hidden);
+                backend.gather_rows(states, &rows, ends.hidden, &mut chunk);
+                backend.resize(logits, rows.len() * ends.vocab);
+                backend.linear(&chunk, ends.head(), rows.len(), Accumulate::Write, logits);
+            }
+            divergences.extend(backend.distillation_backward(&mut q, &p, self.vocab, 0.0)); // its gradient is not asked for
+        }
+        divergences
+    }
+
     /// Final norm of some rows of `h[L]`, (rows, D).
     pub(crate) fn normed_rows(&self, backend: &B, hidden: &B::Buffer, rows: &[usize]) -> B::Buffer {
         let mut states = backend.zeros(rows.len() * self.hidden);

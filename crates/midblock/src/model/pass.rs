@@ -67,3 +67,20 @@ pub trait Sink<B: Backend> {
     /// The sum that a wanted bias, norm weight or embedding table's gradient is added to.
     fn sum(&mut self, backend: &B, id: ParameterId) -> &mut B::Buffer;
 }
+
+/// Wants nothing: all parameters are frozen.
+pub struct Frozen;
+
+impl<B: Backend> Sink<B> for Frozen {
+    fn wants(&self, _: ParameterId) -> bool {
+        false
+    }
+
+    fn product(&mut self, _: &B, id: ParameterId, _: &B::Buffer, _: &B::Buffer, _: usize) {
+        panic!("invariant: {id:?} is not wanted")
+    }
+
+    fn sum(&mut self, _: &B, id: ParameterId) -> &mut B::Buffer {
+        panic!("invariant: {id:?} is not wanted")
+    }
+}

@@ -3,7 +3,7 @@
 //! Of every block the input is kept, (rows, D); of the upper `kept` blocks also the [`Interior`], the others' is computed
 //! again when backward reaches them (Chen et al. 2016). Both ways give the same bits.
 
-use super::{Criterion, Decoder, HeadScratch, Interior, Keep, Labels, Pass, Scratch, Sink};
+use super::{Criterion, Decoder, HeadScratch, Interior, Keep, Labels, ParameterId, Pass, Scratch, Sink, StateLoss};
 use midblock_kernels::Backend;
 use std::ops::ControlFlow;
 
@@ -57,6 +57,16 @@ impl<B: Backend> Tape<B> {
         &self.hidden
     }
 
+    /// After [`backward_to_input`](Self::backward_to_input): the gradient with respect to the first block's input, (rows, D).
+    pub fn gradient(&self) -> &B::Buffer {
+        &self.gradient
+    }
+
+    /// After [`forward`](Self::forward): the output of each block, from the first on, (rows, D) each.
+    pub fn outputs(&self) -> impl Iterator<Item = &B::Buffer> {
+        self.inputs.iter().skip(1).chain([&self.hidden])
+    }
+
     /// Runs blocks `blocks` on the residual stream without keeping anything.
     pub fn skip(&mut self, decoder: &Decoder<B>, pass: &Pass<'_, B>, blocks: std::ops::Range<usize>) {
         for block in &decoder.blocks()[blocks] {
@@ -102,8 +112,46 @@ impl<B: Backend> Tape<B> {
         labels: &Labels,
         criterion: &mut impl Criterion<B>,
         sink: &mut S,
-        mut reached: impl FnMut(Reached, &mut Decoder<B>, &mut S) -> ControlFlow<()>,
+        reached: impl FnMut(Reached, &mut Decoder<B>, &mut S) -> ControlFlow<()>,
     ) {
+        let embedding = sink.wants(ParameterId::Embedding);
+        let whole = self.walk(decoder, pass, labels, criterion, &mut (), embedding, sink, reached);
+        if whole && embedding {
+            decoder
+                .ends()
+                .embed_backward(pass.backend, pass.batch, &self.gradient, sink);
+        }
+    }
+
+    /// The same, down to the [gradient](Self::gradient) with respect to the first block's input, with a loss on the blocks' outputs besides.
+    /// Nothing is added to the embedding's gradient.
+    #[allow(clippy::too_many_arguments)]
+    pub fn backward_to_input<S: Sink<B>>(
+        &mut self,
+        decoder: &mut Decoder<B>,
+        pass: &Pass<'_, B>,
+        labels: &Labels,
+        criterion: &mut impl Criterion<B>,
+        states: &mut impl StateLoss<B>,
+        sink: &mut S,
+        reached: impl FnMut(Reached, &mut Decoder<B>, &mut S) -> ControlFlow<()>,
+    ) {
+        self.walk(decoder, pass, labels, criterion, states, true, sink, reached);
+    }
+
+    /// Walks down; false if `reached` ended it. `to_input` says whether the gradient with respect to the first block's input is wanted.
+    #[allow(clippy::too_many_arguments)]
+    fn walk<S: Sink<B>>(
+        &mut self,
+        decoder: &mut Decoder<B>,
+        pass: &Pass<'_, B>,
+        labels: &Labels,
+        criterion: &mut impl Criterion<B>,
+        states: &mut impl StateLoss<B>,
+        to_input: bool,
+        sink: &mut S,
+        mut reached: impl FnMut(Reached, &mut Decoder<B>, &mut S) -> ControlFlow<()>,
+    ) -> bool {
         let backend = pass.backend;
         let Self {
             hidden, gradient, head, ..
@@ -112,11 +160,11 @@ impl<B: Backend> Tape<B> {
             .ends()
             .loss_backward(backend, hidden, labels, criterion, gradient, head, sink);
         if reached(Reached::Head(losses), decoder, sink).is_break() {
-            return;
+            return false;
         }
+        states.backward(backend, decoder.blocks().len(), hidden, gradient);
         let first = decoder.blocks().len() - self.inputs.len();
         let recomputed = self.inputs.len() - self.interiors.len();
-        let embedding = sink.wants(super::ParameterId::Embedding);
         for (i, input) in self.inputs.iter().enumerate().rev() {
             let block = &decoder.blocks()[first + i];
             let interior = match i.checked_sub(recomputed) {
@@ -133,7 +181,7 @@ impl<B: Backend> Tape<B> {
                     &mut self.shared
                 }
             };
-            let below = i > 0 || embedding;
+            let below = i > 0 || to_input;
             block.backward(
                 pass,
                 input,
@@ -144,11 +192,12 @@ impl<B: Backend> Tape<B> {
                 sink,
             );
             if reached(Reached::Block(first + i), decoder, sink).is_break() {
-                return;
+                return false;
+            }
+            if i > 0 {
+                states.backward(backend, first + i, input, &mut self.gradient);
             }
         }
-        if embedding {
-            decoder.ends().embed_backward(backend, pass.batch, &self.gradient, sink);
-        }
+        true
     }
 }

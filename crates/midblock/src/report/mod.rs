@@ -1,5 +1,8 @@
 //! Records → tables and pictures. Reads run folders only, never models, so a report can be made again without computing.
 
+mod carrier;
+pub mod carve;
+mod erasing;
 pub mod evaluation;
 pub mod html;
 mod provenance;

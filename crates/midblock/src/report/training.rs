@@ -4,13 +4,16 @@
 //! from means over several steps, so that a page stays small; `metrics.jsonl` has every step.
 
 use super::{
+    carrier, erasing,
     html::{escape, frame, warnings},
     provenance::{CHARTS, Foot, command, count, day, duration, footer},
+    study::page,
     trained, turned,
     words::number,
 };
 use crate::{
     Error, Result,
+    adapt::Carrier,
     run::{DONE, REPORT_HTML, write_bytes},
     train::{DriftMetrics, Ending, Evaluation, Line, Purpose, StepMetrics, Training, TrainingRun},
 };
@@ -32,14 +35,14 @@ const FOOT: Foot = Foot {
 };
 
 /// A run's lines, taken apart.
-struct Curves<'a> {
-    steps: Vec<&'a StepMetrics>,
-    evaluations: Vec<&'a Evaluation>,
+pub(super) struct Curves<'a> {
+    pub steps: Vec<&'a StepMetrics>,
+    pub evaluations: Vec<&'a Evaluation>,
     drifts: Vec<&'a DriftMetrics>,
 }
 
 impl<'a> Curves<'a> {
-    fn of(run: &'a TrainingRun) -> Self {
+    pub fn of(run: &'a TrainingRun) -> Self {
         let mut curves = Self {
             steps: Vec::new(),
             evaluations: Vec::new(),
@@ -56,21 +59,32 @@ impl<'a> Curves<'a> {
     }
 }
 
-/// The page of a training run.
-pub fn render(run: &TrainingRun) -> String {
+/// The page of a training run; `masks` are what it has left, if it trained any.
+pub fn render(run: &TrainingRun, masks: Option<&Carrier>) -> String {
+    if run.info.training.is_of_trigger() {
+        return erasing::render(run);
+    }
     let title = title(run);
     let curves = Curves::of(run);
+    let mut panels = Vec::new();
+    let carrier = carrier::section(run, masks).map_or_else(String::new, |own| page::section(&own, &mut panels));
     let body = [
-        header(run, &title),
+        header(run, "training run", &title),
         "<main>\n".to_owned(),
         warnings(&run.info.run),
         summary(run, &curves),
         charts(&curves),
+        carrier,
         trained::section(&run.info.training),
         "</main>\n".to_owned(),
         footer(&run.info.run, &FOOT),
     ];
-    frame(&title, &body.concat(), &data(&curves), SCRIPT)
+    let mut data = data(&curves);
+    if panels.is_empty() {
+        return frame(&title, &body.concat(), &data, SCRIPT);
+    }
+    data["panels"] = json!(panels);
+    frame(&title, &body.concat(), &data, &format!("{SCRIPT}{}", page::SCRIPT))
 }
 
 /// Writes `report.html` of the finished run in `dir` again.
@@ -84,10 +98,14 @@ pub fn write(dir: &Path) -> Result<TrainingRun> {
             what: "run folder".into(),
             value: dir.display().to_string(),
             problem: "the run was not finished (no DONE)".into(),
-            help: "go on with it: midblock tune --resume --out DIR".into(),
+            help: match run.info.training.is_of_trigger() {
+                true => "go on with it: midblock erase --resume --out DIR".into(),
+                false => "go on with it: midblock tune --resume --out DIR".into(),
+            },
         });
     }
-    write_bytes(&dir.join(REPORT_HTML), render(&run).as_bytes())?;
+    let masks = TrainingRun::carrier(dir)?;
+    write_bytes(&dir.join(REPORT_HTML), render(&run, masks.as_ref()).as_bytes())?;
     Ok(run)
 }
 
@@ -112,7 +130,8 @@ fn trained_sets(training: &Training) -> impl Iterator<Item = &str> {
         .map(|set| set.name.as_str())
 }
 
-fn header(run: &TrainingRun, title: &str) -> String {
+/// What was trained from what on what; `kind` names the page.
+pub(super) fn header(run: &TrainingRun, kind: &str, title: &str) -> String {
     let (info, training) = (&run.info.run, &run.info.training);
     let models: String = info
         .models
@@ -144,7 +163,7 @@ fn header(run: &TrainingRun, title: &str) -> String {
     });
     let seconds: f64 = info.timings.iter().map(|phase| phase.seconds).sum();
     format!(
-        "<header class=\"page\"><p class=\"brand\">midblock <span>training run</span></p><h1>{}</h1>\
+        "<header class=\"page\"><p class=\"brand\">midblock <span>{kind}</span></p><h1>{}</h1>\
          <p class=\"when\">{} steps · {} · {} on {}</p>\
          <div class=\"scroll\"><table class=\"inputs\"><thead><tr><th scope=\"col\">model</th><th scope=\"col\">checkpoint</th><th scope=\"col\">architecture</th><th scope=\"col\" class=\"number\">parameters</th></tr></thead><tbody>{models}</tbody>\
          <thead><tr><th scope=\"col\">data</th><th scope=\"col\">source</th><th scope=\"col\">samples</th><th scope=\"col\" class=\"number\">tokens</th></tr></thead><tbody>{}</tbody></table></div>\
@@ -219,6 +238,9 @@ fn has_objective(steps: &[&StepMetrics]) -> bool {
 pub fn key_numbers(run: &TrainingRun) -> Vec<(&'static str, String)> {
     let curves = Curves::of(run);
     let (training, steps) = (&run.info.training, &curves.steps);
+    if training.is_of_trigger() {
+        return erasing::key_numbers(run, &curves);
+    }
     let mean = |of: &[&StepMetrics]| of.iter().map(|step| step.loss).sum::<f64>() / of.len().max(1) as f64;
     let edge = (steps.len() / 10).max(1).min(steps.len());
     let objective = |of: &[&StepMetrics]| {
@@ -274,7 +296,7 @@ pub fn key_numbers(run: &TrainingRun) -> Vec<(&'static str, String)> {
 }
 
 /// How much was trained on, and how fast.
-fn amounts(steps: &[&StepMetrics]) -> Vec<(&'static str, String)> {
+pub(super) fn amounts(steps: &[&StepMetrics]) -> Vec<(&'static str, String)> {
     let (tokens, trained, seconds) = steps.iter().fold((0, 0, 0.0), |(tokens, trained, seconds), step| {
         (
             tokens + step.tokens,

@@ -37,6 +37,31 @@ pub(crate) fn take(dir: &Path) -> Result<File> {
     }
 }
 
+/// Creates a folder, or takes one that is empty or holds a file called `begun`, and locks it.
+///
+/// # Errors
+/// [`Error::Argument`] if something else is there, or another process is at work; [`Error::Io`].
+pub(crate) fn claim(dir: &Path, begun: &str) -> Result<File> {
+    let refuse = |problem: String, help: &str| Error::Argument {
+        what: "--out".into(),
+        value: dir.display().to_string(),
+        problem,
+        help: help.into(),
+    };
+    if dir.exists() && !dir.is_dir() {
+        return Err(refuse("there is a file of that name".into(), "name a new folder"));
+    }
+    if dir.is_dir() && !dir.join(begun).is_file() {
+        let mut entries = fs::read_dir(dir).map_err(Error::io("list", dir))?.flatten();
+        if let Some(entry) = entries.find(|entry| entry.file_name() != NAME) {
+            let problem = format!("the folder holds something else: {}", entry.file_name().display());
+            return Err(refuse(problem, "name a new or empty folder"));
+        }
+    }
+    fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+    take(dir)
+}
+
 /// Removes the file's name; the lock itself is held on.
 pub(crate) fn remove_name(dir: &Path) -> Result<()> {
     let path = dir.join(NAME);

@@ -14,12 +14,12 @@ use crate::{
     ranks::Ranks,
     run::DONE,
     tokens::TrainingSample,
-    train::{Ending, Experiment, Line, Observer, Outlook, StepMetrics, TrainingFolder, TrainingRun, tune},
+    train::{CHECKPOINTS, Ending, Experiment, Line, Observer, Outlook, StepMetrics, TrainingFolder, TrainingRun, tune},
 };
 use midblock_kernels::Backend;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::{collections::HashSet, path::Path};
+use std::{collections::HashSet, fs, io, path::Path};
 
 /// Name of the folder of a cell's tasks.
 const EVAL: &str = "eval";
@@ -179,6 +179,18 @@ pub(super) fn run_in<B: Backend>(
     Ok((run, spec))
 }
 
+/// Removes what a finished run has left to go on from.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(super) fn remove_checkpoints(run: &Path) -> Result<()> {
+    let folder = run.join(CHECKPOINTS);
+    match fs::remove_dir_all(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", folder)(error)),
+        _ => Ok(()),
+    }
+}
+
 /// The base itself, judged by the same samples and tasks.
 ///
 /// # Errors
@@ -330,9 +342,9 @@ fn end_loss(lines: &[Line]) -> Option<f64> {
 }
 
 /// Tells progress of a run's steps.
-struct Steps<'a> {
-    name: &'a str,
-    progress: &'a dyn Progress,
+pub(super) struct Steps<'a> {
+    pub name: &'a str,
+    pub progress: &'a dyn Progress,
 }
 
 impl Observer for Steps<'_> {

@@ -13,11 +13,11 @@ use crate::{
         shards::Shards,
         stream::{Declared, write_tensors},
     },
-    config::Config,
+    config::{Config, differences},
     run::write_bytes,
 };
 use midblock_kernels::Dtype;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -30,20 +30,28 @@ const STATE_TENSORS: &str = "state.safetensors";
 const PREFIX: &str = "step-";
 const LEFTOVER: &str = ".partial-";
 
-/// Keys that may differ when a run goes on: they do not change its numbers, or what they name is compared by its content.
-const FREE: [&str; 11] = [
-    "model.base",
-    "adapt.tuned",
-    "data.train",
-    "data.eval",
-    "train.save_every",
-    "train.keep_checkpoints",
-    "train.memory",
-    "train.prefix_cache.",
-    "train.start_cache.",
-    "train.drift.",
-    "output.",
-];
+/// The options of a run, as its checkpoints remember them.
+pub trait Settings: Clone + Serialize + DeserializeOwned {
+    /// Keys, and tables with a point at their end, that may differ when a run goes on: they do not change its numbers, or what they name
+    /// is compared by its content.
+    const FREE: &'static [&'static str];
+}
+
+impl Settings for Config {
+    const FREE: &'static [&'static str] = &[
+        "model.base",
+        "adapt.tuned",
+        "data.train",
+        "data.eval",
+        "train.save_every",
+        "train.keep_checkpoints",
+        "train.memory",
+        "train.prefix_cache.",
+        "train.start_cache.",
+        "train.drift.",
+        "output.",
+    ];
+}
 
 /// Whether one of `free` names a key, or the table it is in.
 pub(crate) fn is_free(key: &str, free: &[&str]) -> bool {
@@ -53,14 +61,14 @@ pub(crate) fn is_free(key: &str, free: &[&str]) -> bool {
 
 /// What a run is: two runs with the same identity give the same numbers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Identity {
+pub struct Identity<C = Config> {
     /// The resolved configuration.
-    pub config: Config,
+    pub config: C,
     /// Hash of the files of the base model.
     pub base: String,
-    /// The same of the model whose change is masked; none but for masks.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tuned: Option<String>,
+    /// What else decides on the numbers, and its hash.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<(String, String)>,
     /// Name and hash of each data set's sequences, those for evaluation included.
     pub data: Vec<(String, String)>,
     /// Threads, which sums are split among.
@@ -74,7 +82,7 @@ fn one() -> usize {
     1
 }
 
-impl Identity {
+impl<C: Settings> Identity<C> {
     /// Whether a run saved by `self` can go on as `now`. Returns a warning if its last bits may differ.
     ///
     /// # Errors
@@ -88,16 +96,17 @@ impl Identity {
             right_value: given.into(),
             help: "resume with what the run was started with, or start anew with another --out".into(),
         };
-        let changed = self.config.differences(&now.config);
-        if let Some((key, saved, given)) = changed.iter().find(|(key, ..)| !is_free(key, &FREE)) {
+        let changed = differences(&self.config, &now.config);
+        if let Some((key, saved, given)) = changed.iter().find(|(key, ..)| !is_free(key, C::FREE)) {
             return Err(differs(&format!("`{key}`"), saved, given));
         }
         if self.base != now.base {
             return Err(differs("the content of the base model", &self.base, &now.base));
         }
-        if self.tuned != now.tuned {
-            let [saved, given] = [&self.tuned, &now.tuned].map(|hash| hash.as_deref().unwrap_or("none"));
-            return Err(differs("the content of the tuned model", saved, given));
+        for ((what, saved), (_, given)) in self.others.iter().zip(&now.others) {
+            if saved != given {
+                return Err(differs(&format!("the content of {what}"), saved, given));
+            }
         }
         if self.data != now.data {
             let text = |data: &[(String, String)]| {
@@ -124,25 +133,25 @@ impl Identity {
 
 /// `state.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Saved {
+pub struct Saved<C = Config> {
     midblock_checkpoint_format: u32,
     /// Where the run is.
     pub position: Position,
     /// Which run it is.
-    pub identity: Identity,
+    pub identity: Identity<C>,
 }
 
 /// The folder that a run's checkpoints are in.
 #[derive(Debug)]
-pub struct Checkpoints {
+pub struct Checkpoints<C = Config> {
     dir: PathBuf,
     keep: usize,
-    identity: Identity,
+    identity: Identity<C>,
 }
 
-impl Checkpoints {
+impl<C: Settings> Checkpoints<C> {
     /// In `dir`, which is created with the first; of all but the best, `keep` stay, from the newest.
-    pub fn new(dir: PathBuf, keep: usize, identity: Identity) -> Self {
+    pub fn new(dir: PathBuf, keep: usize, identity: Identity<C>) -> Self {
         Self { dir, keep, identity }
     }
 
@@ -198,7 +207,7 @@ impl Checkpoints {
                 "its format is {found}, expected {FORMAT}: it was written by another version"
             )));
         }
-        let saved: Saved = serde_json::from_value(value).map_err(|error| malformed(error.to_string()))?;
+        let saved: Saved<C> = serde_json::from_value(value).map_err(|error| malformed(error.to_string()))?;
         let warning = saved.identity.check(&self.identity, folder)?;
         Ok((saved.position, warning))
     }

@@ -7,7 +7,8 @@
 
 use super::{Experiment, StepOptions, Timeline, trained};
 use crate::{
-    adapt::Move,
+    adapt::{Entry, Move},
+    checkpoint::Checkpoint,
     model::{ParameterId, memory::TrainingMemory},
 };
 use midblock_kernels::{Accumulate, Backend, StoredMatrix};
@@ -28,6 +29,9 @@ pub struct Estimate {
     pub first_epoch_flop: f64,
     /// The same in later epochs, when the frozen blocks' outputs are cached.
     pub later_flop: f64,
+    /// Of masks: bytes of the base's matrices as they are stored, which stay mapped, and of the tuned ones, f32 and private where they are
+    /// trained, mapped as they are stored where not.
+    pub masked_bytes: Option<[usize; 2]>,
 }
 
 impl Estimate {
@@ -72,6 +76,7 @@ impl Estimate {
             memory,
             first_epoch_flop: first,
             later_flop: if options.prefix.is_some() { later } else { first },
+            masked_bytes: masked_bytes(experiment),
         }
     }
 
@@ -79,6 +84,26 @@ impl Estimate {
     pub fn seconds(&self, flop_per_s: f64) -> [f64; 2] {
         [self.first_epoch_flop, self.later_flop].map(|flop| flop / flop_per_s / SHARE)
     }
+}
+
+/// Of the masked matrices: the base's, and the tuned ones.
+fn masked_bytes(experiment: &Experiment) -> Option<[usize; 2]> {
+    let tuned = experiment.tuned.as_ref()?;
+    let stored = |checkpoint: &Checkpoint, entry: &Entry| {
+        let name = entry.id.name(&experiment.architecture);
+        let described = checkpoint.tensors().describe(&name);
+        described.map_or(0, |(dtype, shape)| {
+            dtype.bytes_for(shape.iter().product()).unwrap_or_default()
+        })
+    };
+    let bytes = experiment.plan.entries.iter().map(|entry| {
+        let own = match entry.parameters() {
+            0 => stored(tuned, entry),
+            trained => 4 * trained,
+        };
+        [stored(&experiment.checkpoint, entry), own]
+    });
+    bytes.reduce(|[a, b], [c, d]| [a + c, b + d])
 }
 
 /// FLOP a token that training a parameter adds.

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     Error, Result,
     adapt::{Kind, LoraOptions, Plan, Recipe},
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, digest},
     config::{AdaptKind, Config},
     hub::{HubOptions, OnTransfer},
     model::Architecture,
@@ -286,15 +286,11 @@ impl Experiment {
 
     /// What makes this run, on so many ranks, the run it is; `files` are the base model's, `tuned` those of a tuned one.
     pub fn identity(&self, files: &[FileHash], tuned: Option<&[FileHash]>, ranks: usize) -> Identity {
-        let hash = |files: &[FileHash]| {
-            let mut hash = blake3::Hasher::new();
-            files.iter().for_each(|file| _ = hash.update(file.blake3.as_bytes()));
-            hash.finalize().to_hex().to_string()
-        };
+        let tuned = tuned.map(|files| ("the tuned model".to_owned(), digest(files)));
         Identity {
             config: self.config.clone(),
-            base: hash(files),
-            tuned: tuned.map(hash),
+            base: digest(files),
+            others: tuned.into_iter().collect(),
             data: self
                 .counts
                 .iter()

@@ -9,10 +9,11 @@
 
 use super::{
     Checkpoints, DriftMetrics, Drifted, Ending, Evaluation, Exchange, Item, LossSum, Observer, Outlook, Schedule,
-    StepInfo, StepMetrics, Stepper, Timeline, restore,
+    Settings, StepInfo, StepMetrics, Stepper, Timeline, restore,
 };
 use crate::{
     Error, Result,
+    config::Config,
     ranks::{Ranks, shares},
     run::private_rss_bytes,
 };
@@ -73,7 +74,7 @@ pub struct DriftHabit<'a> {
 }
 
 /// A run, ready to go.
-pub struct Fit<'a> {
+pub struct Fit<'a, C: Settings = Config> {
     /// What is trained.
     pub stepper: &'a mut dyn Stepper,
     /// Sequences to train on.
@@ -89,7 +90,7 @@ pub struct Fit<'a> {
     /// Measuring of drift, if it is wanted.
     pub drift: Option<DriftHabit<'a>>,
     /// Where checkpoints go; none on ranks that do not write.
-    pub checkpoints: Option<&'a Checkpoints>,
+    pub checkpoints: Option<&'a Checkpoints<C>>,
     /// Who is told.
     pub observers: &'a mut [&'a mut dyn Observer],
     /// Asked between batches whether to stop.
@@ -101,7 +102,7 @@ pub struct Fit<'a> {
 /// Steps that the expected time of a step is an average over.
 const RECENT: f64 = 20.0;
 
-impl Fit<'_> {
+impl<C: Settings> Fit<'_, C> {
     /// Runs from `position`, which is where the stepper's state is, to the end. Returns where and why it ended.
     ///
     /// # Errors
@@ -292,6 +293,7 @@ impl Fit<'_> {
             trained_tokens_per_s: sum.tokens as f64 / seconds,
             seconds_left: expected * (self.timeline.steps() - position.step) as f64,
             private_bytes: private_rss_bytes(),
+            erasure: report.erasure,
             carrier: report.carrier,
             exchange,
         };

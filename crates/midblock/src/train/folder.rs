@@ -8,7 +8,7 @@
 //! | `metrics.jsonl` | a line for each step and evaluation |
 //! | `tensorboard/` | the same for TensorBoard |
 //! | `checkpoints/` | to go on from; may be deleted when there is a `DONE` |
-//! | `adapter/` or `model/` | the result: a PEFT adapter or a Hugging Face folder |
+//! | `adapter/`, `model/` or `trigger.safetensors` | the result: a PEFT adapter, a Hugging Face folder or a trigger |
 //! | `carrier/` | of masks, beside `model/`: see [`Carrier`](crate::adapt::Carrier) |
 //! | `report.html` | the page |
 //! | `DONE` | empty; written last |
@@ -18,6 +18,7 @@
 use super::{Ending, Line, Position, experiment::DataCount, read_lines};
 use crate::{
     Error, Result,
+    adapt::Carrier,
     run::{DONE, REPORT_HTML, RUN_JSON, RunInfo, SCHEMA, lock, write_bytes},
 };
 use serde::{Deserialize, Serialize};
@@ -33,10 +34,11 @@ pub(crate) const CHECKPOINTS: &str = "checkpoints";
 pub(crate) const TENSORBOARD: &str = "tensorboard";
 pub(crate) const ADAPTER: &str = "adapter";
 pub(crate) const MODEL: &str = "model";
+pub(crate) const TRIGGER: &str = "trigger.safetensors";
 pub(crate) const CARRIER: &str = "carrier";
 
 /// Everything that a run may leave in its folder.
-const OURS: [&str; 12] = [
+const OURS: [&str; 13] = [
     DONE,
     RUN_JSON,
     RESOLVED_TOML,
@@ -48,6 +50,7 @@ const OURS: [&str; 12] = [
     TENSORBOARD,
     ADAPTER,
     MODEL,
+    TRIGGER,
     CARRIER,
 ];
 
@@ -74,6 +77,9 @@ pub struct Training {
     pub trained_parameters: u64,
     /// 0-based block at which backward ends; the number of blocks if it enters none.
     pub first_block: usize,
+    /// Of the training of a trigger: channels of each block whose activations are drawn to the base's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub channels: Vec<usize>,
     /// What each data set gave.
     pub data: Vec<DataCount>,
     /// Sequences trained on, and evaluated on.
@@ -89,7 +95,7 @@ pub struct Training {
     pub position: Option<Position>,
     /// Why it ended; none while it trains.
     pub ending: Option<Ending>,
-    /// Folder of the result, below the run's.
+    /// Folder or file of the result, below the run's.
     pub result: String,
 }
 
@@ -113,6 +119,13 @@ impl Sharing {
             reduced_bytes,
             sent_bytes: 2 * reduced_bytes * (ranks as u64 - 1) / ranks as u64,
         })
+    }
+}
+
+impl Training {
+    /// Whether a trigger is trained, in front of a model that stays as it is.
+    pub fn is_of_trigger(&self) -> bool {
+        self.result == TRIGGER
     }
 }
 
@@ -140,6 +153,15 @@ impl TrainingRun {
     /// Whether a folder holds a training run.
     pub fn is_at(dir: &Path) -> bool {
         dir.join(RUN_JSON).is_file() && dir.join(METRICS_JSONL).is_file()
+    }
+
+    /// The masks that the run in a folder has left, if it trained any and is finished.
+    ///
+    /// # Errors
+    /// Those of [`Carrier::open`].
+    pub fn carrier(dir: &Path) -> Result<Option<Carrier>> {
+        let carrier = dir.join(CARRIER);
+        carrier.is_dir().then(|| Carrier::open(&carrier)).transpose()
     }
 
     /// Reads a run back.

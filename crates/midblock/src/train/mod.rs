@@ -3,6 +3,7 @@
 mod batch;
 mod checkpoints;
 mod drift;
+pub mod eraser;
 mod estimate;
 mod experiment;
 mod fit;
@@ -28,13 +29,14 @@ mod untrained;
 
 pub use batch::Item;
 pub(crate) use checkpoints::is_free;
-pub use checkpoints::{Checkpoints, Identity, Saved, restore};
+pub use checkpoints::{Checkpoints, Identity, Saved, Settings, restore};
 pub use drift::{DriftMeter, DriftMetrics, Drifted};
+pub use eraser::ErasureTerms;
 pub use estimate::{Estimate, product_rate};
 pub(crate) use experiment::planned;
 pub use experiment::{DataCount, Experiment, Purpose};
 pub use fit::{Best, DriftHabit, Fit, Habits, Position};
-pub(crate) use folder::{CHECKPOINTS, RESOLVED_TOML};
+pub(crate) use folder::{CARRIER, CHECKPOINTS, MODEL, RESOLVED_TOML, TRIGGER};
 pub use folder::{Sharing, TrainedBlock, Training, TrainingFolder, TrainingInfo, TrainingRun};
 pub use gradient_probe::gradient_norms;
 pub use gradients::Gradients;

@@ -1,6 +1,6 @@
 //! What a run tells while it trains. Files and views are observers; the loop knows none of them.
 
-use super::DriftMetrics;
+use super::{DriftMetrics, ErasureTerms};
 use crate::Result;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -37,6 +37,9 @@ pub struct StepMetrics {
     pub seconds_left: f64,
     /// Private memory of the process after the step, where the system says.
     pub private_bytes: Option<u64>,
+    /// Where a trigger is trained: what its loss is made of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erasure: Option<ErasureTerms>,
     /// Where masks are trained: how that goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub carrier: Option<CarrierMetrics>,

@@ -6,7 +6,7 @@
 //! a time. Everything drawn at random is a function of seed, step and micro-batch: a run needs no history to go on.
 
 use super::{
-    CarrierMetrics, Ending, Gradients,
+    CarrierMetrics, Ending, ErasureTerms, Gradients,
     batch::{Item, layout, longest},
     masked::Masked,
     objective::{Held, Minimised, Objective, Seen, StartModel, sequences},
@@ -107,6 +107,8 @@ pub struct StepReport {
     pub clip_scale: f64,
     /// What the objective charges for where the weights and masks were; 0 but for `rpsft` and `lcdd`.
     pub penalty: f64,
+    /// Where a trigger is trained: what its loss is made of.
+    pub erasure: Option<ErasureTerms>,
     /// Where masks are trained: how that goes.
     pub carrier: Option<CarrierMetrics>,
     /// Why the run should end with this step, if it should.
@@ -465,6 +467,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
             gradient_norm,
             clip_scale,
             penalty,
+            erasure: None,
             carrier,
             ending,
         })
@@ -583,7 +586,7 @@ fn same_below<B: Backend>(base: &Checkpoint, tuned: &Checkpoint, decoder: &Decod
     Ok(true)
 }
 
-fn check_memory(memory: &TrainingMemory, budget: Option<usize>) -> Result<()> {
+pub(super) fn check_memory(memory: &TrainingMemory, budget: Option<usize>) -> Result<()> {
     let needed = memory.state + memory.working;
     match budget {
         Some(budget) if memory.kept == 0 && needed > budget => Err(Error::Argument {

@@ -92,6 +92,11 @@ impl Observer for TensorBoard {
             values.push(("carrier/active", carrier.active as f64));
             values.push(("carrier/active_share", carrier.active as f64 / carrier.masks as f64));
         }
+        if let Some(terms) = &metrics.erasure {
+            values.push(("eraser/activation", terms.activation));
+            values.push(("eraser/divergence", terms.divergence));
+            values.push(("eraser/norm", terms.norm));
+        }
         self.scalars(metrics.step, &values)
     }
 

@@ -111,7 +111,9 @@ pub fn tune<B: Backend>(
     if ending != Ending::Interrupted {
         write_result(experiment, &mut trainer, folder, &info.training.result, progress)?;
         if experiment.tuned.is_some() {
-            write_carrier(experiment, &trainer, folder, &info, position.step)?;
+            let best = position.best.filter(|_| experiment.config.train.keep_best);
+            let step = best.map_or(position.step, |best| best.step);
+            write_carrier(experiment, &trainer, folder, &info, step)?;
         }
     }
     drop(trainer);
@@ -144,7 +146,7 @@ pub fn follow<B: Backend>(
             every,
             measure: &measure,
         }),
-        checkpoints: None,
+        checkpoints: None::<&Checkpoints>,
         observers: &mut [],
         stop: &|| progress.cancelled(),
         ranks,
@@ -176,7 +178,7 @@ fn agree(experiment: &Experiment, ranks: &Ranks) -> Result<Files> {
     let identity = experiment.identity(&base, tuned.as_deref(), n);
     let help = "do all ranks see the same files?";
     ranks.same("the base model", identity.base.as_bytes(), help)?;
-    ranks.same("the tuned model", format!("{:?}", identity.tuned).as_bytes(), help)?;
+    ranks.same("the tuned model", format!("{:?}", identity.others).as_bytes(), help)?;
     ranks.same("the data", format!("{:?}", identity.data).as_bytes(), help)?;
     let what = format!("{} {:?}", identity.config.to_toml(), experiment.plan.entries);
     ranks.same("options and trained parameters", what.as_bytes(), help)?;
@@ -228,15 +230,17 @@ fn habits(experiment: &Experiment) -> Habits {
 
 /// Writes what is known before the first step.
 fn begin(experiment: &Experiment, folder: &TrainingFolder, info: &TrainingInfo) -> Result<()> {
-    let version = env!("CARGO_PKG_VERSION");
-    let toml = format!(
-        "# Resolved by midblock {version}: every option of this run.\n\n{}",
-        experiment.config.to_toml()
-    );
-    write_bytes(&folder.path(RESOLVED_TOML), toml.as_bytes())?;
+    write_resolved(folder, &experiment.config.to_toml())?;
     let selection = format!("{:#}\n", selection_json(experiment));
     write_bytes(&folder.path(SELECTION_JSON), selection.as_bytes())?;
     folder.write_info(info)
+}
+
+/// Writes the configuration with every default.
+pub(super) fn write_resolved(folder: &TrainingFolder, toml: &str) -> Result<()> {
+    let version = env!("CARGO_PKG_VERSION");
+    let text = format!("# Resolved by midblock {version}: every option of this run.\n\n{toml}");
+    write_bytes(&folder.path(RESOLVED_TOML), text.as_bytes())
 }
 
 /// What trains, for other programs: PEFT's `adapter_config.json`, or the names of all parameters, and of all groups of masks.
@@ -299,6 +303,7 @@ fn describe_run(
         outside: outside.map(|entry| entry.id.name(architecture)).collect(),
         trained_parameters: plan.parameters() as u64,
         first_block: plan.first_block(),
+        channels: Vec::new(),
         data: experiment.counts.clone(),
         sequences: [experiment.train.len(), experiment.eval.len()],
         steps: timeline.steps(),
@@ -437,7 +442,7 @@ fn write_carrier<B: Backend>(
 }
 
 /// Completes `run.json` and, unless the run is to go on, writes the report and `DONE`.
-fn finish(
+pub(super) fn finish(
     folder: &TrainingFolder,
     mut info: TrainingInfo,
     position: Position,
@@ -474,7 +479,11 @@ fn finish(
     folder.write_info(&info)?;
     let run = TrainingRun { info, lines };
     if ending != Ending::Interrupted {
-        write_bytes(&folder.path(REPORT_HTML), report::training::render(&run).as_bytes())?;
+        let masks = TrainingRun::carrier(&folder.path(""))?;
+        write_bytes(
+            &folder.path(REPORT_HTML),
+            report::training::render(&run, masks.as_ref()).as_bytes(),
+        )?;
         folder.finish()?;
     }
     Ok(run)

@@ -13,14 +13,14 @@ use std::{ops::ControlFlow, path::Path, sync::Arc};
 const NEW: usize = 12;
 
 /// A tokenizer; the fixtures have none, and their ids say nothing.
-fn tokenizer() -> Tokenizer {
+pub fn tokenizer() -> Tokenizer {
     let assets = concat!(env!("CARGO_MANIFEST_DIR"), "/../midblock-cli/assets/quickstart/base");
     let path = Path::new(assets).join("tokenizer.json");
     Tokenizer::load(&TokenizerSource::File(path)).expect("the embedded tokenizer loads")
 }
 
 /// Beginnings of the fixture's samples, of different lengths.
-fn prompts(fixture: &Fixture) -> Vec<Vec<u32>> {
+pub fn prompts(fixture: &Fixture) -> Vec<Vec<u32>> {
     let samples = fixture.samples();
     let cut = |(i, sample): (usize, &midblock::tokens::TrainingSample)| {
         let keep = sample.ids.len() - (3 * i) % sample.ids.len().min(7);
@@ -38,7 +38,7 @@ fn logits<B: Backend>(backend: &B, decoder: &Decoder<B>, ids: &[u32]) -> Vec<Vec
 }
 
 /// Logits of every row of h[L].
-fn logits_of<B: Backend>(backend: &B, decoder: &Decoder<B>, hidden: &B::Buffer) -> Vec<Vec<f64>> {
+pub fn logits_of<B: Backend>(backend: &B, decoder: &Decoder<B>, hidden: &B::Buffer) -> Vec<Vec<f64>> {
     let logits = decoder
         .ends()
         .logits(backend, &decoder.ends().final_norm(backend, hidden));
@@ -50,12 +50,12 @@ fn logits_of<B: Backend>(backend: &B, decoder: &Decoder<B>, hidden: &B::Buffer) 
         .collect()
 }
 
-fn argmax(logits: &[f64]) -> u32 {
+pub fn argmax(logits: &[f64]) -> u32 {
     let best = (0..).zip(logits).reduce(|a, b| if b.1 > a.1 { b } else { a });
     best.expect("there are logits").0
 }
 
-fn write<B: Backend>(engine: &mut Engine<'_, B>, requests: &[Request], sampling: &Sampling) -> Vec<Completion> {
+pub fn write<B: Backend>(engine: &mut Engine<'_, B>, requests: &[Request], sampling: &Sampling) -> Vec<Completion> {
     let mut completions = vec![None; requests.len()];
     engine
         .generate(requests, sampling, &Stops::default(), &mut |index, completion| {
@@ -66,7 +66,7 @@ fn write<B: Backend>(engine: &mut Engine<'_, B>, requests: &[Request], sampling:
     completions.into_iter().map(|c| c.expect("answered")).collect()
 }
 
-fn score<B: Backend>(engine: &mut Engine<'_, B>, questions: &[Question]) -> Vec<Vec<Continuation>> {
+pub fn score<B: Backend>(engine: &mut Engine<'_, B>, questions: &[Question]) -> Vec<Vec<Continuation>> {
     let mut answers = vec![None; questions.len()];
     engine
         .score(questions, &mut |index, answer| {
@@ -77,7 +77,7 @@ fn score<B: Backend>(engine: &mut Engine<'_, B>, questions: &[Question]) -> Vec<
     answers.into_iter().map(|a| a.expect("answered")).collect()
 }
 
-fn requests(prompts: &[Vec<u32>], max_new: usize) -> Vec<Request> {
+pub fn requests(prompts: &[Vec<u32>], max_new: usize) -> Vec<Request> {
     let request = |(seed, prompt): (u64, &Vec<u32>)| Request {
         prompt: prompt.clone(),
         max_new,
@@ -87,7 +87,7 @@ fn requests(prompts: &[Vec<u32>], max_new: usize) -> Vec<Request> {
 }
 
 /// One continuation of one token, one of many, and one of two.
-fn questions(prompts: &[Vec<u32>]) -> Vec<Question> {
+pub fn questions(prompts: &[Vec<u32>]) -> Vec<Question> {
     let question = |prompt: &Vec<u32>| Question {
         prompt: prompt.clone(),
         continuations: vec![vec![3], prompt[prompt.len() / 2..].to_vec(), vec![5, 3]],
@@ -123,7 +123,7 @@ fn greedy_writing_follows_whole_passes() {
 }
 
 /// Vectors after the last block and every second block below it, large enough to change what is written.
-fn steering(decoder: &Decoder<impl Backend>) -> Vec<Option<Arc<[f32]>>> {
+pub fn steering(decoder: &Decoder<impl Backend>) -> Vec<Option<Arc<[f32]>>> {
     let (blocks, width) = (decoder.blocks().len(), decoder.architecture().hidden);
     let vector = |block: usize| {
         (0..width)

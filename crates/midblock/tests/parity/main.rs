@@ -1,6 +1,7 @@
 //! Parity with Hugging Face transformers on tiny checkpoints of every family (`fixtures/README.md`).
 
 mod difference;
+mod eraser;
 mod fixture;
 mod forward;
 mod generation;
@@ -10,3 +11,4 @@ mod mutations;
 mod objectives;
 mod outputs;
 mod trainer;
+mod triggers;

@@ -275,7 +275,7 @@
   }
   const drawAll = () => charts.forEach(draw);
   drawAll();
-  root.dataset.midblockCharts = charts.length;
+  root.dataset.midblockCharts = charts.length + Number(root.dataset.midblockCharts || 0);
 
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
   addEventListener("beforeprint", () => { root.classList.add("printing"); drawAll(); });

@@ -98,7 +98,7 @@
     save(option, title, format);
   };
 
-  for (const card of document.querySelectorAll(".card")) {
+  for (const card of document.querySelectorAll(".card[data-chart]")) {
     const view = echarts.init(card.querySelector(".chart"), null, { renderer: "svg" });
     const chart = { card, view, kind: card.dataset.chart };
     charts.push(chart);
@@ -110,7 +110,7 @@
   }
   const drawAll = () => charts.forEach(draw);
   drawAll();
-  root.dataset.midblockCharts = charts.length;
+  root.dataset.midblockCharts = charts.length + Number(root.dataset.midblockCharts || 0);
 
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
   addEventListener("beforeprint", () => {

@@ -12,12 +12,14 @@ use crate::{
 use serde_json::json;
 use std::path::Path;
 
-const SCRIPT: &str = include_str!("../assets/study.js");
+/// Draws panels.
+pub(in crate::report) const SCRIPT: &str = include_str!("../assets/study.js");
 
 const FOOT: Foot = Foot {
     measured_after: "a kind of study",
     sources: "<li>A Layer-wise Analysis of Supervised Fine-Tuning, ACL 2026, <a href=\"https://arxiv.org/abs/2604.11838\">arXiv:2604.11838</a>.</li>\
 <li>Drift: Rotation-Preserving Supervised Fine-Tuning, <a href=\"https://arxiv.org/abs/2605.10973\">arXiv:2605.10973</a>; principal angles: Björck and Golub 1973.</li>\
+<li>Reversal: Crafting Reversible SFT Behaviors in Large Language Models, <a href=\"https://arxiv.org/abs/2605.06632\">arXiv:2605.06632</a>.</li>\
 <li>Logit lens: nostalgebraist 2020, interpreting GPT: the logit lens. Bootstrap: Efron 1982, The Jackknife, the Bootstrap and Other Resampling Plans.</li>\
 <li>To cite a result, name the midblock version, the command and the file hashes above.</li>",
     numbers: "a CSV and a Parquet file for each kind, and <code>study.json</code> beside it",
@@ -65,6 +67,7 @@ fn title(study: &StudyRun, sections: &[Section]) -> String {
     });
     match variants[..] {
         [] if sections.iter().all(|own| own.id == "tradeoff") => format!("Ways of training {base}"),
+        [] if sections.iter().all(|own| own.id == "reversal") => format!("Taking a behaviour back from {base}"),
         [] => format!("The layers of {base}"),
         _ => format!("What {} changed in {base}", variants.join(", ")),
     }
@@ -102,7 +105,7 @@ fn failures(study: &StudyRun) -> String {
 }
 
 /// One kind; its charts go to `panels`.
-fn section(own: &Section, panels: &mut Vec<Panel>) -> String {
+pub(in crate::report) fn section(own: &Section, panels: &mut Vec<Panel>) -> String {
     let findings: String = own
         .findings
         .iter()

@@ -86,7 +86,7 @@ fn malformed(path: &Path, error: &serde_json::Error) -> Error {
 }
 
 /// One error for all options that differ.
-pub(super) fn check_options(path: &Path, then: &Value, now: &Value) -> Result<()> {
+pub(in crate::study) fn check_options(path: &Path, then: &Value, now: &Value) -> Result<()> {
     let mut differing = Vec::new();
     compare("", then, now, &mut differing);
     if differing.is_empty() {

@@ -18,6 +18,7 @@ use crate::{
         gradients::GradientsOptions,
         lens::LensOptions,
         locate::LocateOptions,
+        reversal::{self, ReversalOptions},
         seeds::SeedsOptions,
         selective::SelectiveOptions,
         steer::SteerOptions,
@@ -93,6 +94,8 @@ pub struct Study {
     pub locate: LocateOptions,
     /// Ways of training.
     pub tradeoff: TradeoffOptions,
+    /// A behaviour, its carrier and triggers.
+    pub reversal: ReversalOptions,
 }
 
 impl Default for Study {
@@ -116,6 +119,7 @@ impl Default for Study {
             selective: SelectiveOptions::default(),
             locate: LocateOptions::default(),
             tradeoff: TradeoffOptions::default(),
+            reversal: ReversalOptions::default(),
         }
     }
 }
@@ -148,9 +152,15 @@ impl StudyFile {
     }
 
     fn read(file: File, overrides: &[Override]) -> Result<Self, Vec<Problem>> {
-        let (config, given) = Given::read(file, overrides)?;
+        let (mut config, given) = Given::read(file, overrides)?;
+        let adopted = reversal::adopt(&mut config, &|key| given.origin(key).is_some());
         let read = Self { config, given };
-        let problems = read.problems();
+        let mut problems = read.problems();
+        problems.extend(
+            adopted
+                .err()
+                .map(|problem| read.problem(&problem.key, problem.problem, &problem.help)),
+        );
         if problems.is_empty() { Ok(read) } else { Err(problems) }
     }
 
@@ -268,6 +278,9 @@ impl StudyFile {
         }
         if kinds.contains(&Kind::Tradeoff) {
             problems.extend(tradeoff::problems(self));
+        }
+        if kinds.contains(&Kind::Reversal) {
+            problems.extend(reversal::problems(self));
         }
         if problems.is_empty() {
             Ok(())

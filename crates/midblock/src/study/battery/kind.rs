@@ -32,11 +32,13 @@ pub enum Kind {
     Locate,
     /// What ways of training gain on their task, and what they cost elsewhere.
     Tradeoff,
+    /// Whether a trigger takes a carved behaviour back, and from the dense model too.
+    Reversal,
 }
 
 impl Kind {
     /// All, in the order in which they run and are reported.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Exit,
         Self::Lens,
         Self::Swap,
@@ -49,6 +51,7 @@ impl Kind {
         Self::Selective,
         Self::Locate,
         Self::Tradeoff,
+        Self::Reversal,
     ];
 
     /// As it is typed.
@@ -66,6 +69,7 @@ impl Kind {
             Self::Selective => "selective",
             Self::Locate => "locate",
             Self::Tradeoff => "tradeoff",
+            Self::Reversal => "reversal",
         }
     }
 
@@ -79,9 +83,9 @@ impl Kind {
         matches!(self, Self::Gradients | Self::Selective | Self::Locate | Self::Tradeoff)
     }
 
-    /// Whether it is one of `all`; what trains for as long as `[train]` says is asked for by name.
+    /// Whether it is one of `all`; what trains for as long as `[train]` says, and what looks at a carve, is asked for by name.
     pub fn is_in_all(self) -> bool {
-        self != Self::Tradeoff
+        !matches!(self, Self::Tradeoff | Self::Reversal)
     }
 
     /// `all`, which leaves out [what is not in it](Self::is_in_all), or names separated by commas; in running order, each once.
@@ -132,7 +136,7 @@ mod tests {
     fn a_list_is_put_in_order_and_a_wrong_name_is_named() {
         assert_eq!(Kind::parse_list("swap,exit,swap").unwrap(), [Kind::Exit, Kind::Swap]);
         let all = Kind::parse_list("all").unwrap();
-        assert!(!all.contains(&Kind::Tradeoff) && all.len() + 1 == Kind::ALL.len());
+        assert!(!all.contains(&Kind::Tradeoff) && !all.contains(&Kind::Reversal) && all.len() + 2 == Kind::ALL.len());
         assert_eq!(Kind::parse_list("tradeoff").unwrap(), [Kind::Tradeoff]);
         let message = Kind::parse_list("exit,lense").unwrap_err().to_string();
         assert!(message.contains("`lense`") || message.contains("lense"), "{message}");

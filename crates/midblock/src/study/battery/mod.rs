@@ -17,6 +17,7 @@ mod subject;
 pub use analysis::analysis;
 pub(super) use analysis::{analysis_config, analysis_in};
 pub use cells::Cells;
+pub(super) use cells::check_options;
 pub use config::{Study, StudyConfig, StudyFile};
 pub use kind::Kind;
 pub use record::StudyRecord;

@@ -12,6 +12,7 @@ use crate::{
         gradients::{Gradients, gradients},
         lens::{Lens, lens},
         locate::{Locate, locate},
+        reversal::{Reversal, reversal},
         seeds::{Seeds, seeds},
         selective::{Selective, selective},
         steer::{Steer, steer},
@@ -41,6 +42,7 @@ pub struct Results {
     pub selective: Option<Selective>,
     pub locate: Option<Locate>,
     pub tradeoff: Option<Tradeoff>,
+    pub reversal: Option<Reversal>,
 }
 
 impl Results {
@@ -63,6 +65,7 @@ impl Results {
             Kind::Selective => self.selective = Some(selective(subject, &options.selective, cells)?),
             Kind::Locate => self.locate = Some(locate(subject, &options.locate, cells)?),
             Kind::Tradeoff => self.tradeoff = Some(tradeoff(subject, &options.tradeoff, cells)?),
+            Kind::Reversal => self.reversal = Some(reversal(subject, &options.reversal, cells)?),
         }
         Ok(())
     }
@@ -82,6 +85,7 @@ impl Results {
             Kind::Selective => self.selective.as_ref().map(Selective::records),
             Kind::Locate => self.locate.as_ref().map(Locate::records),
             Kind::Tradeoff => self.tradeoff.as_ref().map(Tradeoff::records),
+            Kind::Reversal => self.reversal.as_ref().map(Reversal::records),
         }
     }
 
@@ -106,13 +110,15 @@ impl Results {
                 .map(|found| page::selective::section(found, blocks)),
             Kind::Locate => self.locate.as_ref().map(|found| page::locate::section(found, blocks)),
             Kind::Tradeoff => self.tradeoff.as_ref().map(page::tradeoff::section),
+            Kind::Reversal => self.reversal.as_ref().map(page::reversal::section),
         }
     }
 
     /// Parts of a kind that failed while others of it were made.
     pub(super) fn failures(&self, kind: Kind) -> &[Failure] {
-        match (kind, &self.tradeoff) {
-            (Kind::Tradeoff, Some(tradeoff)) => &tradeoff.failures,
+        match (kind, &self.tradeoff, &self.reversal) {
+            (Kind::Tradeoff, Some(tradeoff), _) => &tradeoff.failures,
+            (Kind::Reversal, _, Some(reversal)) => &reversal.failures,
             _ => &[],
         }
     }

@@ -68,24 +68,7 @@ impl StudyFolder {
     /// # Errors
     /// [`Error::Argument`] if something else is there; [`Error::Io`].
     pub fn claim(dir: &Path, file: &StudyFile) -> Result<Self> {
-        let refuse = |problem: String, help: &str| Error::Argument {
-            what: "--out".into(),
-            value: dir.display().to_string(),
-            problem,
-            help: help.into(),
-        };
-        if dir.exists() && !dir.is_dir() {
-            return Err(refuse("there is a file of that name".into(), "name a new folder"));
-        }
-        if dir.is_dir() && Self::file(dir).is_none() {
-            let mut entries = fs::read_dir(dir).map_err(Error::io("list", dir))?.flatten();
-            if let Some(entry) = entries.find(|entry| entry.file_name() != lock::NAME) {
-                let problem = format!("the folder holds something else: {}", entry.file_name().display());
-                return Err(refuse(problem, "name a new or empty folder"));
-            }
-        }
-        fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
-        let lock = lock::take(dir)?;
+        let lock = lock::claim(dir, STUDY_TOML)?;
         let folder = Self {
             dir: dir.to_path_buf(),
             _lock: lock,

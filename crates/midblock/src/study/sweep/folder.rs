@@ -69,27 +69,11 @@ impl SweepFolder {
     /// # Errors
     /// [`Error::Argument`] if something else is there, or [`Error::Mismatch`] with the keys that differ.
     pub fn claim(dir: &Path, plan: &SweepPlan) -> Result<Self> {
-        let refuse = |problem: String, help: &str| Error::Argument {
-            what: "--out".into(),
-            value: dir.display().to_string(),
-            problem,
-            help: help.into(),
-        };
-        if dir.exists() && !dir.is_dir() {
-            return Err(refuse("there is a file of that name".into(), "name a new folder"));
-        }
+        let lock = lock::claim(dir, SWEEP_TOML)?;
         let saved = dir.join(SWEEP_TOML);
         if saved.is_file() {
             check_sweep(dir, &plan.file)?;
-        } else if dir.is_dir() {
-            let mut entries = fs::read_dir(dir).map_err(Error::io("list", dir))?.flatten();
-            if let Some(entry) = entries.find(|entry| entry.file_name() != lock::NAME) {
-                let problem = format!("the folder holds something else: {}", entry.file_name().display());
-                return Err(refuse(problem, "name a new or empty folder"));
-            }
         }
-        fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
-        let lock = lock::take(dir)?;
         let mut hashes = BTreeMap::new();
         for cell in &plan.cells {
             check_cell(dir, cell, &mut hashes)?;
@@ -205,12 +189,17 @@ fn check_sweep(dir: &Path, now: &SweepFile) -> Result<()> {
 
 /// Whether the training run in a folder, if there is one, is that of this experiment, but for keys that change no number.
 pub(in crate::study) fn check_config(folder: &Path, config: &Config) -> Result<()> {
+    check_config_but(folder, config, &[])
+}
+
+/// The same, but for `more` keys, whose content is looked at elsewhere.
+pub(in crate::study) fn check_config_but(folder: &Path, config: &Config, more: &[&str]) -> Result<()> {
     let resolved = folder.join(RESOLVED_TOML);
     if !resolved.is_file() {
         return Ok(());
     }
     let mut differing = Config::load(Some(&resolved), &[])?.differences(config);
-    differing.retain(|(key, ..)| !is_free(key, &FREE_OF_CELL));
+    differing.retain(|(key, ..)| !is_free(key, &FREE_OF_CELL) && !is_free(key, more));
     check_keys(&resolved, &differing)
 }
 

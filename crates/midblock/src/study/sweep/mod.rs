@@ -20,7 +20,7 @@ pub use config::{Sweep, SweepConfig, SweepFile};
 pub use estimate::{CellEstimate, estimate};
 pub use examine::{Examiner, Measure, Scores, Tasks, Unit};
 pub use folder::SweepFolder;
-pub(super) use folder::check_config;
+pub(super) use folder::{check_config, check_config_but};
 pub use interval::{Interval, ItemValues};
 pub use pattern::Pattern;
 pub use plan::{Cell, SweepData, SweepModel, SweepPlan};

@@ -2,7 +2,7 @@
 
 use crate::{
     Error, Result,
-    config::{Adapt, AdaptKind, Config, Objective, ObjectiveKind, Override, Problem},
+    config::{Adapt, AdaptKind, Config, Objective, ObjectiveKind, Override, Problem, flat_values},
     study::battery::StudyFile,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -42,16 +42,17 @@ impl Method {
 
     /// Its values by dotted key.
     pub(super) fn values(&self) -> Vec<(String, Value)> {
-        let mut values = Vec::new();
-        for (key, table) in [
+        let tables = [
             ("objective", &self.objective),
             ("adapt", &self.adapt),
             ("select", &self.select),
             ("train", &self.train),
-        ] {
-            flatten(key, table, &mut values);
-        }
-        values
+        ];
+        let of = |(table, own): (&str, &Table)| -> Vec<(String, Value)> {
+            let values = flat_values(own).into_iter();
+            values.map(|(key, value)| (format!("{table}.{key}"), value)).collect()
+        };
+        tables.into_iter().flat_map(of).collect()
     }
 
     /// The experiment with a seed, resolved.
@@ -94,16 +95,6 @@ impl Method {
 /// The `kind` of a table; none if it is not there or none that is known, which is found when it is read as a whole.
 fn kind<T: DeserializeOwned>(table: &Table) -> Option<T> {
     table.get("kind").and_then(|kind| kind.clone().try_into().ok())
-}
-
-fn flatten(key: &str, table: &Table, out: &mut Vec<(String, Value)>) {
-    for (name, value) in table {
-        let key = format!("{key}.{name}");
-        match value {
-            Value::Table(inner) => flatten(&key, inner, out),
-            leaf => out.push((key, leaf.clone())),
-        }
-    }
 }
 
 #[cfg(test)]

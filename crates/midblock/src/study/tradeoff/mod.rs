@@ -28,17 +28,16 @@ use super::{
     BASE, Estimate,
     battery::{Cells, StudyFile, StudyRecord, Subject},
     sweep::{Failure, Scores},
-    training::{Scored, Trained, records, scored, trained, untrained},
+    training::{Scored, Trained, records, remove_checkpoints, scored, trained, untrained},
 };
 use crate::{
     Error, Result,
     config::{Config, ObjectiveKind, Problem},
-    train::CHECKPOINTS,
 };
 use measure::{axes, by_set};
 use midblock_kernels::Backend;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::collections::BTreeMap;
 
 /// `[study.tradeoff]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -246,15 +245,8 @@ type Runs = BTreeMap<u64, Trained>;
 /// Trains and judges in the cell `name`, and removes what is there to go on from.
 fn run<B: Backend>(subject: &Subject<'_, B>, cells: &Cells, name: &str, config: Config) -> Result<Trained> {
     let run = trained(subject, cells, name, config, subject.samples)?;
-    remove(&cells.folder(name).join(CHECKPOINTS))?;
+    remove_checkpoints(&cells.folder(name))?;
     Ok(run)
-}
-
-fn remove(folder: &Path) -> Result<()> {
-    match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", folder)(error)),
-        _ => Ok(()),
-    }
 }
 
 fn outcome(axes: &[Axis; 2], method: &Method, runs: &Runs, base: &Vec<Scores>) -> Result<Outcome> {

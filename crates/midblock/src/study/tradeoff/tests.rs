@@ -10,6 +10,7 @@ use crate::{
 };
 use proptest::prelude::*;
 use std::{
+    fs,
     path::PathBuf,
     sync::atomic::{AtomicUsize, Ordering},
 };

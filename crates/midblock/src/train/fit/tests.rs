@@ -93,6 +93,7 @@ impl Stepper for Parabola {
             gradient_norm,
             clip_scale: 1.0,
             penalty: 0.0,
+            erasure: None,
             carrier: None,
             ending: (self.ends_at == Some(info.step)).then_some(Ending::Settled),
         })
@@ -100,10 +101,6 @@ impl Stepper for Parabola {
 
     fn evaluate(&mut self, items: &[Item<'_>]) -> Result<LossSum> {
         Ok(self.nats(items))
-    }
-
-    fn pooled_states(&mut self, _: &[Item<'_>]) -> Vec<Vec<f64>> {
-        Vec::new()
     }
 
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
@@ -180,7 +177,7 @@ impl Bed {
         Identity {
             config: Config::default(),
             base: "base".into(),
-            tuned: None,
+            others: vec![("the tuned model".into(), "tuned".into())],
             data: vec![("data".into(), "0123456789abcdef".into())],
             threads: 2,
             ranks: 1,
@@ -512,8 +509,8 @@ fn another_run_is_not_taken_for_this_one() {
             "the content of the base model is base against other",
         ),
         (
-            message(&|i| i.tuned = Some("other".into())),
-            "the content of the tuned model is none against other",
+            message(&|i| i.others[0].1 = "other".into()),
+            "the content of the tuned model is tuned against other",
         ),
         (
             message(&|i| i.data[0].1 = "fedcba".into()),

@@ -285,7 +285,7 @@ fn in_f64_ranks_differ_from_one_process_in_its_last_bits_alone() {
             timeline,
             habits: habits(&experiment),
             drift: None,
-            checkpoints: None,
+            checkpoints: None::<&Checkpoints>,
             observers: &mut [&mut numbers],
             stop: &|| false,
             ranks,
