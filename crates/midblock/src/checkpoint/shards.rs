@@ -78,7 +78,7 @@ fn is_recomputed_buffer(name: &str, dtype: safetensors::Dtype) -> bool {
 }
 
 /// What is wrong with the file, with the lengths a reader needs to tell a cut download from a bad writer.
-fn explain(error: &SafeTensorError, bytes: &[u8]) -> String {
+pub(crate) fn explain(error: &SafeTensorError, bytes: &[u8]) -> String {
     let file_len = bytes.len();
     if bytes.starts_with(b"version https://git-lfs") {
         return "it is a Git LFS pointer, not the weights\n  help: run `git lfs pull` in its folder".to_owned();
