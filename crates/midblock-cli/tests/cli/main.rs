@@ -15,6 +15,7 @@ mod objectives;
 mod pretrain;
 #[path = "../../examples/random_checkpoint/writer.rs"]
 mod random_checkpoint;
+mod shard;
 mod study;
 mod sweep;
 mod tune;

@@ -8,7 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::{fs::File, io::Write, path::Path, sync::Arc};
 
 /// Writes `rows` under `columns`, the names of their fields; the header is there even when no row is.
-pub(super) fn write_csv<R: Serialize>(path: &Path, out: impl Write, columns: &[&str], rows: &[R]) -> Result<()> {
+pub(crate) fn write_csv<R: Serialize>(path: &Path, out: impl Write, columns: &[&str], rows: &[R]) -> Result<()> {
     let failed = |error: csv::Error| Error::io("write", path)(error.into());
     let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(out);
     writer.write_record(columns).map_err(failed)?;
@@ -19,7 +19,7 @@ pub(super) fn write_csv<R: Serialize>(path: &Path, out: impl Write, columns: &[&
 }
 
 /// Reads a table that [`write_csv`] wrote; the header must be exactly `columns`.
-pub(super) fn read_csv<R: DeserializeOwned>(path: &Path, columns: &[&str]) -> Result<Vec<R>> {
+pub(crate) fn read_csv<R: DeserializeOwned>(path: &Path, columns: &[&str]) -> Result<Vec<R>> {
     let file = File::open(path).map_err(Error::io("open", path))?;
     let malformed = |error: csv::Error| match error.into_kind() {
         csv::ErrorKind::Io(source) => Error::io("read", path)(source),

@@ -194,6 +194,7 @@ mod tests {
             }],
             peak_private_bytes: Some(1 << 30),
             warnings: vec!["N is small".into()],
+            parts: Vec::new(),
         };
         let record = Record {
             model: "base".into(),

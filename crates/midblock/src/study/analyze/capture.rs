@@ -43,11 +43,11 @@ pub struct BlockWeights {
 }
 
 /// A shard's share of the texts.
-struct Part {
-    sequences: Vec<Vec<u32>>,
+pub(super) struct Part {
+    pub sequences: Vec<Vec<u32>>,
     /// Number of each in the whole, through all data sets.
     numbers: Vec<usize>,
-    sections: Vec<Section>,
+    pub sections: Vec<Section>,
 }
 
 impl Analysis<'_> {
@@ -105,7 +105,7 @@ impl Analysis<'_> {
 }
 
 impl Part {
-    fn of(config: &AnalyzeConfig, texts: &[Texts], shard: Shard) -> Self {
+    pub fn of(config: &AnalyzeConfig, texts: &[Texts], shard: Shard) -> Self {
         let mut part = Self {
             sequences: Vec::new(),
             numbers: Vec::new(),

@@ -1,6 +1,6 @@
 //! What an analysis reads before any model runs: checkpoints, texts, and what is known of both.
 
-use super::{AnalyzeConfig, BASE};
+use super::{AnalyzeConfig, BASE, record::TextsRecord};
 use crate::{
     Error, Result,
     checkpoint::{Checkpoint, TokenizerSource::Missing},
@@ -52,6 +52,23 @@ impl Model {
 pub(super) struct Texts {
     samples: SampleSet,
     pub tokens: TokenizedSet,
+}
+
+impl Texts {
+    pub fn record(&self) -> TextsRecord {
+        let mut hasher = blake3::Hasher::new();
+        for ids in &self.tokens.ids {
+            hasher.update(&(ids.len() as u64).to_le_bytes());
+            ids.iter().for_each(|id| {
+                hasher.update(&id.to_le_bytes());
+            });
+        }
+        TextsRecord {
+            name: self.tokens.name.clone(),
+            samples: self.tokens.ids.len(),
+            blake3: hasher.finalize().to_hex().to_string(),
+        }
+    }
 }
 
 /// What the numbers of an analysis are called by.

@@ -4,18 +4,29 @@
 //! [`Sink`], layer by layer. [`Measuring`] is the sink that makes numbers of it; other sinks keep it or send it elsewhere, where
 //! [`LayerStates::join`] puts the shards together. Whatever is drawn by chance depends on a sample's number in the whole, and a
 //! sample's states do not depend on the others', so that a joined run is the unsharded one, bit for bit.
+//!
+//! On disk a shard is a [`ShardFolder`], and a [`ShardSet`] joins all of them. Weight metrics need no samples: each shard measures
+//! those of every n-th block, so that they are computed once, all jobs of an array take as long, and joining needs no checkpoint.
 
 mod capture;
+mod folder;
 mod inputs;
+mod join;
 mod measuring;
+mod record;
 mod shard;
+mod size;
 mod states;
 
 pub use capture::{BlockWeights, Sink};
+pub use folder::{Filled, ShardFolder};
 pub(in crate::study) use inputs::common_tokenizer;
 pub use inputs::{Analysis, Outline};
+pub use join::ShardSet;
 pub use measuring::Measuring;
+pub use record::ShardRecord;
 pub use shard::Shard;
+pub use size::ShardSize;
 pub use states::{LayerStates, TrackStates};
 
 use super::Layers;
