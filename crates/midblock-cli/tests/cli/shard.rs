@@ -335,9 +335,9 @@ fn a_shard_s_folder_is_for_that_shard() {
     fs::write(inputs.path("s/layer-009.safetensors"), "of a shard that was killed").unwrap();
     fs::write(inputs.path("s/.partial-x"), "").unwrap();
     shard(&["--shard=2/2"]).success();
-    let mut names: Vec<_> = fs::read_dir(inputs.path("s"))
+    let mut names: Vec<String> = fs::read_dir(inputs.path("s"))
         .unwrap()
-        .map(|e| e.unwrap().file_name())
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
     let layers = (0..4).map(|layer| format!("layer-00{layer}.safetensors"));
