@@ -19,7 +19,7 @@ pub struct Cli {
 
 #[derive(Debug, Args)]
 pub struct Common {
-    /// Threads to compute with [default: all cores]
+    /// Threads to compute with, in each process [default: all cores, shared by the processes that mpirun starts on them]
     #[arg(long, global = true, value_name = "N")]
     pub threads: Option<usize>,
     /// Print results and errors only

@@ -20,49 +20,93 @@ mod study;
 mod sweep;
 mod tune;
 
-use anyhow::Result;
-use args::{Cli, Command};
+use anyhow::{Context, Result};
+use args::{Cli, Command, Common};
 use clap::Parser;
+use midblock::ranks::{Launch, Ranks, launch};
 use std::process::ExitCode;
+use stopped::Stopped;
 
 /// More than any machine has cores; the system may refuse to start many more.
 const MOST_THREADS: usize = 1024;
 
+/// Exit code of what failed.
+const FAILED: u8 = 2;
+
+/// Exit code of what was asked to stop.
+const STOPPED: u8 = 130;
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(&cli) {
+    let launch = launch(|name| std::env::var(name).ok());
+    let first = launch.is_none_or(|launch| launch.rank == 0);
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if first => error.exit(),
+        Err(_) => return ExitCode::SUCCESS, // said once; a failure here might end rank 0 before it has said it
+    };
+    let ranks = match join(&cli, launch) {
+        Ok(ranks) => ranks,
+        Err(_) if !first => return ExitCode::SUCCESS,
+        Err(error) => return say(&error.into()),
+    };
+    let result = run(cli, &ranks);
+    let result = match result {
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        result => result,
+    };
+    let closed = ranks.close(result.as_ref().err().map(problem).as_deref());
+    match result.and(closed.map_err(Into::into)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
-        Err(error) if matches!(error.downcast_ref(), Some(midblock::Error::Interrupted)) => {
-            eprintln!("interrupted; nothing was written");
-            ExitCode::from(130)
-        }
-        Err(error) if error.is::<stopped::Stopped>() => {
-            eprintln!("{error}");
-            ExitCode::from(130)
-        }
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(2)
-        }
+        Err(error) if ranks.is_first() => say(&error), // before `ranks` goes, and the launcher ends the others
+        Err(error) if problem(&error).is_empty() => ExitCode::from(STOPPED),
+        Err(_) => ExitCode::from(FAILED),
     }
 }
 
-fn run(cli: &Cli) -> Result<()> {
-    if let Some(threads) = cli.common.threads {
-        anyhow::ensure!(
-            (1..=MOST_THREADS).contains(&threads),
-            "--threads {threads}: not from 1 to {MOST_THREADS}"
-        );
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+/// The other processes of the job, for commands that work in several.
+fn join(cli: &Cli, launch: Option<Launch>) -> midblock::Result<Ranks> {
+    match (&cli.command, launch) {
+        (Command::Tune(_) | Command::Pretrain(_) | Command::Eval(_) | Command::Sweep(_), _) | (_, None) => {
+            Ranks::join()
+        }
+        (_, Some(launch)) => launch.refuse(
+            "this command works in one process",
+            "start it without; tune, pretrain, eval and sweep share their work",
+        ),
     }
-    progress::install_ctrl_c()?;
+}
+
+/// What the other ranks are told; nothing of an interruption.
+fn problem(error: &anyhow::Error) -> String {
+    let interrupted = matches!(error.downcast_ref(), Some(midblock::Error::Interrupted));
+    match interrupted || error.is::<Stopped>() {
+        true => String::new(),
+        false => format!("{error:#}"),
+    }
+}
+
+fn say(error: &anyhow::Error) -> ExitCode {
+    if matches!(error.downcast_ref(), Some(midblock::Error::Interrupted)) {
+        eprintln!("interrupted; nothing was written");
+    } else if error.is::<Stopped>() {
+        eprintln!("{error}");
+    } else {
+        eprintln!("error: {error:#}");
+        return ExitCode::from(FAILED);
+    }
+    ExitCode::from(STOPPED)
+}
+
+fn run(mut cli: Cli, ranks: &Ranks) -> Result<()> {
+    set_threads(&cli.common, ranks)?;
+    progress::install_signals()?;
+    cli.common.quiet |= !ranks.is_first();
     match &cli.command {
         Command::Analyze(args) => analyze::run(args, &cli.common),
-        Command::Tune(args) => tune::run(args, &cli.common),
+        Command::Tune(args) => tune::run(args, &cli.common, ranks),
         Command::Sweep(args) => sweep::run(args, &cli.common),
         Command::Study(args) => study::run(args, &cli.common),
-        Command::Pretrain(args) => tune::pretrain(args, &cli.common),
+        Command::Pretrain(args) => tune::pretrain(args, &cli.common, ranks),
         Command::Quickstart(args) => quickstart::run(args, &cli.common),
         Command::Inspect(args) => inspect::run(args, &cli.common),
         Command::Perplexity(args) => perplexity::run(args, &cli.common),
@@ -75,6 +119,25 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Metrics => analyze::metrics(),
         Command::Bench(args) => bench::run(args, &cli.common),
     }
+}
+
+/// Sizes the pool that computes: as asked, else all cores, which ranks on one machine share.
+fn set_threads(common: &Common, ranks: &Ranks) -> Result<()> {
+    let threads = match common.threads {
+        None if ranks.size() == 1 => return Ok(()),
+        None => ranks.threads_each()?,
+        Some(threads) => threads,
+    };
+    anyhow::ensure!(
+        (1..=MOST_THREADS).contains(&threads),
+        "--threads {threads}: not from 1 to {MOST_THREADS}"
+    );
+    if ranks.size() > 1 && ranks.is_first() && !common.quiet {
+        let s = if threads == 1 { "" } else { "s" };
+        eprintln!("{} ranks of {threads} thread{s} each", ranks.size());
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    pool.build_global().context("starting threads")
 }
 
 /// `midblock … | head` is not an error.

@@ -14,20 +14,33 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Set by Ctrl-C; long work asks for it and stops.
+/// Set by Ctrl-C or SIGTERM; long work asks for it and stops.
 static CANCELLED: AtomicBool = AtomicBool::new(false);
 
 /// How often a line is printed when there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
-/// First Ctrl-C asks to stop, the second ends the process at once.
-pub fn install_ctrl_c() -> Result<(), ctrlc::Error> {
+/// First Ctrl-C asks to stop, the second ends the process at once. SIGTERM, which Slurm and mpirun send, asks to stop however often
+/// it comes.
+pub fn install_signals() -> anyhow::Result<()> {
     ctrlc::set_handler(|| {
         if request_stop() {
             std::process::exit(130);
         }
         eprintln!("\nstopping; nothing half-written will be left (Ctrl-C again ends at once)");
-    })
+    })?;
+    #[cfg(unix)]
+    {
+        let mut terms = signal_hook::iterator::Signals::new([signal_hook::consts::SIGTERM])?;
+        std::thread::spawn(move || {
+            for _ in terms.forever() {
+                if !request_stop() {
+                    eprintln!("stopping, as SIGTERM asks; nothing half-written will be left");
+                }
+            }
+        });
+    }
+    Ok(())
 }
 
 /// Asks long work to stop, as Ctrl-C does; true if it was asked before.

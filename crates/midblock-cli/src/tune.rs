@@ -11,11 +11,12 @@ use anyhow::{Context, Result};
 use midblock::{
     config::{Config, Override},
     metrics::Protocol,
+    ranks::Ranks,
     report::training::key_numbers,
     run::DatasetInfo,
     train::{
-        DataCount, Ending, Estimate, Experiment, Observer, TrainingFolder, TrainingRun, product_rate, selection_json,
-        trained_blocks,
+        DataCount, Ending, Estimate, Experiment, Observer, Sharing, TrainingFolder, TrainingRun, product_rate,
+        selection_json, trained_blocks,
     },
 };
 use midblock_kernels::Cpu;
@@ -26,46 +27,70 @@ use std::{
 };
 
 /// `midblock tune`.
-pub fn run(args: &args::Tune, common: &args::Common) -> Result<()> {
-    let config = config(args)?;
+pub fn run(args: &args::Tune, common: &args::Common, ranks: &Ranks) -> Result<()> {
+    let config = ranks.share(|| config(args))?;
     anyhow::ensure!(
         config.model.new.is_none(),
         "`model.new`: a new model is trained by `midblock pretrain`\n  help: use that, or name a `model.base`"
     );
-    train("tune", config, args, common)
+    train("tune", config, args, common, ranks)
 }
 
 /// `midblock pretrain`: the same loop from random weights.
-pub fn pretrain(args: &args::Pretrain, common: &args::Common) -> Result<()> {
+pub fn pretrain(args: &args::Pretrain, common: &args::Common, ranks: &Ranks) -> Result<()> {
     let args = args::Tune::from(args);
-    let config = config(&args)?;
+    let config = ranks.share(|| config(&args))?;
     anyhow::ensure!(
         config.model.new.is_some(),
         "`model.new` is missing: the shape of the model\n  help: give a file with it: --config FILE; \
          configs/quickstart/base.toml is one. `midblock tune` trains the model of a `model.base`"
     );
-    train("pretrain", config, &args, common)
+    train("pretrain", config, &args, common, ranks)
 }
 
 /// Trains, or says what it would.
-fn train(command: &'static str, config: Config, args: &args::Tune, common: &args::Common) -> Result<()> {
+fn train(command: &'static str, config: Config, args: &args::Tune, common: &args::Common, ranks: &Ranks) -> Result<()> {
     if args.dry_run || args.show_mask.is_some() {
+        if !ranks.is_first() {
+            return Ok(());
+        }
         let experiment = prepare(config, common, SystemTime::now())?;
         if let Some(samples) = args.show_mask {
             show_mask(&experiment, samples)?;
         }
-        return if args.dry_run { dry_run(&experiment) } else { Ok(()) };
+        return if args.dry_run {
+            dry_run(&experiment, ranks)
+        } else {
+            Ok(())
+        };
     }
     let dir = config
         .output
         .dir
         .clone()
         .context("--out DIR is missing: where the run goes")?;
-    let folder = TrainingFolder::claim(&dir, args.resume, args.overwrite)?;
-    let started = folder.earlier().map(|earlier| earlier.training.started_unix_s);
-    let now = started.map_or_else(SystemTime::now, |seconds| UNIX_EPOCH + Duration::from_secs(seconds));
-    let experiment = prepare(config, common, now)?;
+    let folder = match ranks.is_first() {
+        true => Some(TrainingFolder::claim(&dir, args.resume, args.overwrite)?),
+        false => None,
+    };
+    let earlier = folder.as_ref().and_then(TrainingFolder::earlier);
+    let started = earlier.map(|earlier| earlier.training.started_unix_s);
+    let now = ranks
+        .share(|| Ok(started.map_or_else(SystemTime::now, |seconds| UNIX_EPOCH + Duration::from_secs(seconds))))?;
+    let experiment = ranks.first(|| prepare(config, common, now))?;
     let terminal = Terminal::new(common.quiet);
+    let stopped = |step: u64| {
+        let dir = dir.display();
+        Stopped(format!(
+            " and saved after step {step}; go on with: midblock {command} --out {dir} --resume"
+        ))
+    };
+    let Some(folder) = folder else {
+        return match midblock::train::follow(&Cpu::new(), &experiment, ranks, &terminal)? {
+            Ending::Interrupted => Err(stopped(0).into()), // rank 0 says after which step
+            _ => Ok(()),
+        };
+    };
     let view = !common.quiet && std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
     let mut live = view
         .then(|| live::start(experiment.checkpoint.label(), &dir))
@@ -74,14 +99,12 @@ fn train(command: &'static str, config: Config, args: &args::Tune, common: &args
     let mut observers: Vec<&mut dyn Observer> = Vec::new();
     observers.extend(live.as_mut().map(|live| live as &mut dyn Observer));
     observers.extend(plain.as_mut().map(|plain| plain as &mut dyn Observer));
-    let tuned = midblock::train::tune(&Cpu::new(), &experiment, &folder, &mut observers, &terminal);
+    let tuned = midblock::train::tune(&Cpu::new(), &experiment, &folder, &mut observers, ranks, &terminal);
     drop(live); // gives the terminal back before anything is printed
     let tuned = tuned?;
     if tuned.ending == Ending::Interrupted {
         let step = tuned.run.info.training.position.map_or(0, |position| position.step);
-        let dir = dir.display();
-        let text = format!(" and saved after step {step}; go on with: midblock {command} --out {dir} --resume");
-        return Err(Stopped(text).into());
+        return Err(stopped(step).into());
     }
     announce(&tuned.run, &dir)
 }
@@ -107,28 +130,22 @@ pub fn announce(run: &TrainingRun, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn prepare(config: Config, common: &args::Common, now: SystemTime) -> Result<Experiment> {
+fn prepare(config: Config, common: &args::Common, now: SystemTime) -> midblock::Result<Experiment> {
     let terminal = Terminal::new(common.quiet);
     let transfers = |transfer: midblock::hub::Transfer<'_>| terminal.transfer(&transfer);
-    Ok(Experiment::prepare(
-        &Cpu::new(),
-        config,
-        &checkpoint::hub(common),
-        &transfers,
-        now,
-    )?)
+    Experiment::prepare(&Cpu::new(), config, &checkpoint::hub(common), &transfers, now)
 }
 
 /// The file, then the flags, then `--set`. `--resume` with nothing but a folder takes the run's own configuration.
-fn config(args: &args::Tune) -> Result<Config> {
+fn config(args: &args::Tune) -> midblock::Result<Config> {
     let overrides = overrides(args)?;
     let alone = args.config.is_none() && overrides.iter().all(|o| o.key == "output.dir");
     let resolved = args.out.as_ref().map(|dir| Path::new(dir).join("resolved.toml"));
     let own = resolved.filter(|path| args.resume && alone && path.is_file());
-    Ok(Config::load(args.config.as_deref().or(own.as_deref()), &overrides)?)
+    Config::load(args.config.as_deref().or(own.as_deref()), &overrides)
 }
 
-fn overrides(args: &args::Tune) -> Result<Vec<Override>> {
+fn overrides(args: &args::Tune) -> midblock::Result<Vec<Override>> {
     let mut overrides = Vec::new();
     let mut text = |flag: &str, key: &str, value: &Option<String>| {
         overrides.extend(
@@ -200,7 +217,7 @@ fn show_mask(experiment: &Experiment, samples: usize) -> Result<()> {
 }
 
 /// Prints what would train and what it would take; writes the selection if a folder is named.
-fn dry_run(experiment: &Experiment) -> Result<()> {
+fn dry_run(experiment: &Experiment, ranks: &Ranks) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let timeline = experiment.timeline();
     let options = experiment.step_options(&timeline, &std::env::temp_dir());
@@ -231,6 +248,16 @@ fn dry_run(experiment: &Experiment) -> Result<()> {
         1e-9 * estimate.first_epoch_flop,
         1e-9 * rate,
     )?;
+    if let Some(sharing) = Sharing::of(ranks.size(), experiment.plan.parameters()) {
+        writeln!(
+            out,
+            "ranks      {}: each does a share of a step's {} micro-batches; {:.2} MiB of gradients are summed once a step, for which each sends {:.2} MiB",
+            sharing.ranks,
+            experiment.config.train.accumulation,
+            mib(sharing.reduced_bytes as usize),
+            mib(sharing.sent_bytes as usize),
+        )?;
+    }
     let selection = format!("{:#}\n", selection_json(experiment));
     match &experiment.config.output.dir {
         Some(dir) => {

@@ -189,6 +189,15 @@ pub enum Error {
         problem: String,
     },
 
+    /// Another process of the job has failed.
+    #[error("rank {rank}: {problem}")]
+    Rank {
+        /// Its number, from 0.
+        rank: usize,
+        /// What it said.
+        problem: String,
+    },
+
     /// The caller asked to stop (Ctrl-C).
     #[error("interrupted")]
     Interrupted,

@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod model;
 pub mod probe;
 pub mod progress;
+pub mod ranks;
 pub mod report;
 pub mod rng;
 pub mod run;

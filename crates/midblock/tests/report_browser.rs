@@ -334,6 +334,7 @@ fn training_run(steps: u64) -> TrainingRun {
             trained_tokens_per_s: 500.0,
             seconds_left: 0.0,
             private_bytes: Some(300 << 20),
+            exchange: None,
         })
     };
     let evaluation = |step: u64| {
@@ -399,6 +400,7 @@ fn training_run(steps: u64) -> TrainingRun {
         sequences: [90, 10],
         steps,
         planned_bytes: 1 << 28,
+        ranks: None,
         position: None,
         ending: Some(Ending::Finished),
         result: "adapter".into(),

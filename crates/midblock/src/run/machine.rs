@@ -30,6 +30,13 @@ pub fn private_rss_bytes() -> Option<u64> {
         .map(|kib| kib * 1024)
 }
 
+/// The machine and the cores that this process may use, as text: processes with the same share them.
+pub(crate) fn place() -> String {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let cores = proc_field("/proc/self/status", "Cpus_allowed_list").unwrap_or_default();
+    format!("{} {cores}", host.trim())
+}
+
 /// The value of the first line `name : value` of a file under /proc.
 fn proc_field(path: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;

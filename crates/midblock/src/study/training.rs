@@ -11,6 +11,7 @@ use crate::{
     config::{AdaptKind, Config, Output},
     probe::{TokenLoss, trained_token_losses},
     progress::{Progress, Unit},
+    ranks::Ranks,
     run::DONE,
     tokens::TrainingSample,
     train::{Ending, Experiment, Line, Observer, Outlook, StepMetrics, TrainingFolder, TrainingRun, tune},
@@ -41,7 +42,14 @@ pub(super) fn finished_run<B: Backend>(
     if !dir.join(DONE).is_file() {
         let experiment = prepare()?;
         let folder = TrainingFolder::claim(dir, true, false)?;
-        let tuned = tune(backend, &experiment, &folder, &mut [observer], progress)?;
+        let tuned = tune(
+            backend,
+            &experiment,
+            &folder,
+            &mut [observer],
+            &Ranks::alone(),
+            progress,
+        )?;
         if tuned.ending == Ending::Interrupted {
             return Err(Error::Interrupted);
         }

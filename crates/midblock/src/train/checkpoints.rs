@@ -61,6 +61,13 @@ pub struct Identity {
     pub data: Vec<(String, String)>,
     /// Threads, which sums are split among.
     pub threads: usize,
+    /// Processes, which the micro-batches of a step are shared among.
+    #[serde(default = "one")]
+    pub ranks: usize,
+}
+
+fn one() -> usize {
+    1
 }
 
 impl Identity {
@@ -93,10 +100,15 @@ impl Identity {
             };
             return Err(differs("the content of the data", &text(&self.data), &text(&now.data)));
         }
-        Ok((self.threads != now.threads).then(|| {
+        let by = |identity: &Self| match identity.ranks {
+            1 => format!("{} threads", identity.threads),
+            ranks => format!("{ranks} ranks of {} threads", identity.threads),
+        };
+        Ok(((self.threads, self.ranks) != (now.threads, now.ranks)).then(|| {
             format!(
-                "the run was saved with {} threads and goes on with {}: its last digits may differ from an uninterrupted one",
-                self.threads, now.threads
+                "the run was saved with {} and goes on with {}: its last digits may differ from an uninterrupted one",
+                by(self),
+                by(now)
             )
         }))
     }

@@ -241,8 +241,8 @@ impl Experiment {
             .collect()
     }
 
-    /// What makes this run the run it is; `files` are the base model's.
-    pub fn identity(&self, files: &[FileHash]) -> Identity {
+    /// What makes this run, on so many ranks, the run it is; `files` are the base model's.
+    pub fn identity(&self, files: &[FileHash], ranks: usize) -> Identity {
         let mut base = blake3::Hasher::new();
         files.iter().for_each(|file| _ = base.update(file.blake3.as_bytes()));
         Identity {
@@ -254,6 +254,7 @@ impl Experiment {
                 .map(|count| (count.name.clone(), count.hash.clone()))
                 .collect(),
             threads: rayon::current_num_threads(),
+            ranks,
         }
     }
 }

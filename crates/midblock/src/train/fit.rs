@@ -3,12 +3,19 @@
 //! A step is a number of micro-batches whose gradients add up; its loss is Σ nats over the trained tokens of all of them, so
 //! that a long answer weighs as much per token as a short one. Where a run is, is a [`Position`]: what the loop does next
 //! depends on it and the stepper's state alone, and so a run that goes on from a checkpoint does what it would have done.
+//!
+//! Several ranks run the same loop, each on its share of a step's micro-batches and of an evaluation's batches. Sums of losses are made of
+//! all batches in their order, so that every rank takes the same turns; what one is asked to stop for stops all, at the same step.
 
 use super::{
-    Checkpoints, DriftMetrics, Drifted, Ending, Evaluation, Item, LossSum, Observer, Outlook, Schedule, StepInfo,
-    StepMetrics, Stepper, Timeline, restore,
+    Checkpoints, DriftMetrics, Drifted, Ending, Evaluation, Exchange, Item, LossSum, Observer, Outlook, Schedule,
+    StepInfo, StepMetrics, Stepper, Timeline, restore,
 };
-use crate::{Error, Result, run::private_rss_bytes};
+use crate::{
+    Error, Result,
+    ranks::{Ranks, shares},
+    run::private_rss_bytes,
+};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
@@ -78,12 +85,14 @@ pub struct Fit<'a> {
     pub habits: Habits,
     /// Measuring of drift, if it is wanted.
     pub drift: Option<DriftHabit<'a>>,
-    /// Where checkpoints go.
-    pub checkpoints: &'a Checkpoints,
+    /// Where checkpoints go; none on ranks that do not write.
+    pub checkpoints: Option<&'a Checkpoints>,
     /// Who is told.
     pub observers: &'a mut [&'a mut dyn Observer],
     /// Asked between batches whether to stop.
     pub stop: &'a dyn Fn() -> bool,
+    /// Who shares the work.
+    pub ranks: &'a Ranks,
 }
 
 /// Steps that the expected time of a step is an average over.
@@ -103,6 +112,7 @@ impl Fit<'_> {
         self.tell(|observer| observer.begin(&outlook))?;
         let mut step_seconds = (position.step > 0).then(|| position.seconds / position.step as f64);
         let mut saved = (position.step > 0).then_some(position.step);
+        let began = position.step;
         let mut ending = loop {
             if self.evaluation_is_due(&position) && !self.evaluate(&mut position, &mut saved)? {
                 break Ending::Interrupted;
@@ -125,8 +135,11 @@ impl Fit<'_> {
             if position.step > 0 && position.step.is_multiple_of(self.habits.save_every) {
                 self.save(&position, &mut saved)?;
             }
-            if (self.stop)() || !self.step(&mut position, &mut step_seconds)? {
+            if !self.step(&mut position, &mut step_seconds)? {
                 break Ending::Interrupted;
+            }
+            if position.step == began + 1 {
+                self.check_replicas()?; // what will never go well is told at once
             }
         };
         if ending != Ending::Interrupted && !self.measure_drift(&mut position)? {
@@ -138,7 +151,9 @@ impl Fit<'_> {
             .filter(|best| self.habits.keep_best && best.step != position.step)
             && ending != Ending::Interrupted
         {
-            restore(&self.checkpoints.folder(best.step), self.stepper)?;
+            if let Some(checkpoints) = self.checkpoints {
+                restore(&checkpoints.folder(best.step), self.stepper)?;
+            }
         }
         Ok((position, ending))
     }
@@ -153,16 +168,9 @@ impl Fit<'_> {
     /// False if it was interrupted; the evaluation is then made when the run goes on.
     fn evaluate(&mut self, position: &mut Position, saved: &mut Option<u64>) -> Result<bool> {
         let start = Instant::now();
-        let mut sum = LossSum::default();
-        for (index, items) in self.eval.iter().enumerate() {
-            if (self.stop)() {
-                return Ok(false);
-            }
-            sum += self.stepper.evaluate(items)?;
-            self.observers
-                .iter_mut()
-                .for_each(|o| o.batch(index + 1, self.eval.len()));
-        }
+        let eval = self.eval;
+        let sum = self.shared(eval, |stepper, batch| stepper.evaluate(&eval[batch]))?;
+        let Some(sum) = sum else { return Ok(false) };
         let loss = sum.nats / sum.tokens as f64;
         if !loss.is_finite() {
             return Err(Error::Diverged {
@@ -204,9 +212,13 @@ impl Fit<'_> {
             return Ok(true);
         };
         let start = Instant::now();
-        let (matrices, cka) = match (drift.measure)(self.stepper) {
-            Err(Error::Interrupted) => return Ok(false),
-            measured => measured?,
+        let measured = match (drift.measure)(self.stepper) {
+            Err(Error::Interrupted) => None,
+            measured => Some(measured?),
+        };
+        let interrupted = self.ranks.any(measured.is_none())?;
+        let Some((matrices, cka)) = measured.filter(|_| !interrupted) else {
+            return Ok(false);
         };
         position.drifted = Some(position.step);
         let metrics = DriftMetrics {
@@ -223,8 +235,8 @@ impl Fit<'_> {
     /// False if it was interrupted; the step is then made when the run goes on.
     fn step(&mut self, position: &mut Position, step_seconds: &mut Option<f64>) -> Result<bool> {
         let start = Instant::now();
-        let plan = self.timeline.step(position.step);
-        let all: Vec<Item<'_>> = plan.iter().flatten().map(|&index| self.train[index]).collect();
+        let (train, plan) = (self.train, self.timeline.step(position.step));
+        let all: Vec<Item<'_>> = plan.iter().flatten().map(|&index| train[index]).collect();
         let tokens = all.iter().map(|item| item.sample.ids.len()).sum();
         let mut info = StepInfo {
             step: position.step + 1,
@@ -232,18 +244,23 @@ impl Fit<'_> {
             tokens: all.iter().map(|item| item.sample.trained_tokens()).sum(),
             lr: self.schedule.lr(position.step),
         };
-        let mut sum = LossSum::default();
-        for indices in &plan {
-            if (self.stop)() {
-                return Ok(false);
-            }
-            let items: Vec<Item<'_>> = indices.iter().map(|&index| self.train[index]).collect();
-            sum += self.stepper.accumulate(&items, &info)?;
-            info.micro += 1;
-            self.observers
-                .iter_mut()
-                .for_each(|o| o.batch(info.micro as usize, plan.len()));
-        }
+        let item = |index: &usize| train[*index];
+        let batches: Vec<Vec<Item<'_>>> = plan.iter().map(|indices| indices.iter().map(item).collect()).collect();
+        let mut own_seconds = 0.0;
+        let sum = self.shared(&batches, |stepper, micro| {
+            info.micro = micro as u64;
+            let sum = stepper.accumulate(&batches[micro], &info)?;
+            own_seconds = start.elapsed().as_secs_f64();
+            Ok(sum)
+        })?;
+        let Some(sum) = sum else { return Ok(false) };
+        let (before, sent) = (start.elapsed().as_secs_f64(), self.ranks.sent_bytes());
+        self.stepper.reduce(self.ranks)?;
+        let exchange = (self.ranks.size() > 1).then(|| Exchange {
+            wait_seconds: before - own_seconds,
+            reduce_seconds: start.elapsed().as_secs_f64() - before,
+            sent_bytes: self.ranks.sent_bytes() - sent,
+        });
         let report = self.stepper.apply(&info)?;
         let seconds = start.elapsed().as_secs_f64();
         let expected = step_seconds.map_or(seconds, |before| before + (seconds - before) / RECENT);
@@ -268,6 +285,7 @@ impl Fit<'_> {
             trained_tokens_per_s: sum.tokens as f64 / seconds,
             seconds_left: expected * (self.timeline.steps() - position.step) as f64,
             private_bytes: private_rss_bytes(),
+            exchange,
         };
         self.tell(|observer| observer.step(&metrics))?;
         Ok(true)
@@ -278,10 +296,50 @@ impl Fit<'_> {
         if *saved == Some(position.step) {
             return Ok(());
         }
-        self.tell(|observer| observer.saving(position.step))?;
-        let folder = self.checkpoints.save(position, self.stepper)?;
+        self.check_replicas()?;
         *saved = Some(position.step);
+        let Some(checkpoints) = self.checkpoints else {
+            return Ok(());
+        };
+        self.tell(|observer| observer.saving(position.step))?;
+        let folder = checkpoints.save(position, self.stepper)?;
         self.tell(|observer| observer.saved(position.step, &folder))
+    }
+
+    /// Does this rank's share of some batches and adds all ranks' sums up, in the order of the batches. `None` if a rank was asked to stop.
+    fn shared(
+        &mut self,
+        batches: &[Vec<Item<'_>>],
+        mut work: impl FnMut(&mut dyn Stepper, usize) -> Result<LossSum>,
+    ) -> Result<Option<LossSum>> {
+        let tokens = |items: &Vec<Item<'_>>| items.iter().map(|item| item.sample.ids.len()).sum();
+        let sizes: Vec<usize> = batches.iter().map(tokens).collect();
+        let own = shares(&sizes, self.ranks.size()).swap_remove(self.ranks.rank());
+        let mut sums = Vec::new();
+        for (done, &batch) in own.iter().enumerate() {
+            if (self.stop)() {
+                break;
+            }
+            sums.push((batch, work(self.stepper, batch)?));
+            self.observers.iter_mut().for_each(|o| o.batch(done + 1, own.len()));
+        }
+        let stopped = sums.len() < own.len() || own.is_empty() && (self.stop)();
+        let all = self.ranks.all(&LossSum::to_bytes(stopped, &sums))?;
+        Ok(LossSum::of_all(&all))
+    }
+
+    /// Checks that all ranks have the same parameters and moments; each makes its own, of the same gradients.
+    fn check_replicas(&mut self) -> Result<()> {
+        if self.ranks.size() == 1 {
+            return Ok(());
+        }
+        let mut hash = blake3::Hasher::new();
+        for (name, _) in self.stepper.tensors() {
+            hash.update(bytemuck::cast_slice(&self.stepper.read(&name)));
+        }
+        let help = "ranks must run one build of midblock on processors of one kind";
+        self.ranks
+            .same("parameters and moments", hash.finalize().as_bytes(), help)
     }
 
     fn tell(&mut self, mut event: impl FnMut(&mut dyn Observer) -> Result<()>) -> Result<()> {

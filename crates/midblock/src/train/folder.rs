@@ -79,12 +79,38 @@ pub struct Training {
     pub steps: u64,
     /// Planned private memory of a step.
     pub planned_bytes: u64,
+    /// The processes that share each step; none if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranks: Option<Sharing>,
     /// Where it ended; none while it trains.
     pub position: Option<Position>,
     /// Why it ended; none while it trains.
     pub ending: Option<Ending>,
     /// Folder of the result, below the run's.
     pub result: String,
+}
+
+/// Processes that share the micro-batches of each step, and what that costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sharing {
+    /// How many.
+    pub ranks: usize,
+    /// Bytes of gradients that are summed over all ranks, once a step.
+    pub reduced_bytes: u64,
+    /// Bytes that each rank sends for it: 2 (n − 1) / n of them.
+    pub sent_bytes: u64,
+}
+
+impl Sharing {
+    /// Of so many trained numbers; `None` for one process.
+    pub fn of(ranks: usize, parameters: usize) -> Option<Self> {
+        let reduced_bytes = 4 * parameters as u64;
+        (ranks > 1).then_some(Self {
+            ranks,
+            reduced_bytes,
+            sent_bytes: 2 * reduced_bytes * (ranks as u64 - 1) / ranks as u64,
+        })
+    }
 }
 
 /// What is trained in a block.

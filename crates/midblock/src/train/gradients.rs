@@ -1,8 +1,16 @@
 //! Gradients of the trained parameters, accumulated over micro-batches.
 
-use crate::model::{ParameterId, Sink};
-use midblock_kernels::{Accumulate, Backend};
+use crate::{
+    Result,
+    model::{ParameterId, Sink},
+    ranks::Ranks,
+};
+use bytemuck::Pod;
+use midblock_kernels::{Accumulate, Backend, Real};
 use std::collections::BTreeMap;
+
+/// Values that are gathered before ranks sum them: of small parameters many, of a large one a part.
+const SUMMED: usize = 4 << 20;
 
 /// A gradient for each trained parameter.
 pub struct Gradients<B: Backend> {
@@ -69,6 +77,59 @@ impl<B: Backend> Gradients<B> {
     pub fn take(&mut self, id: ParameterId) -> Option<&B::Buffer> {
         let slot = self.slots.get_mut(&id)?;
         std::mem::take(&mut slot.written).then(|| &self.buffers[slot.buffer])
+    }
+
+    /// Makes each gradient the sum of all ranks'; one that only some ranks have heard of is zero on the others. Parameters have memory of
+    /// their own, not shared among blocks. Values go between ranks as `R`.
+    ///
+    /// # Errors
+    /// A rank has failed.
+    pub fn reduce<R: Real + Pod>(&mut self, backend: &B, ranks: &Ranks) -> Result<()> {
+        if ranks.size() == 1 {
+            return Ok(());
+        }
+        let written: Vec<u8> = self.slots.values().map(|slot| u8::from(slot.written)).collect();
+        let all = ranks.all(&written)?;
+        let heard = |place: usize| all.iter().any(|rank| rank[place] == 1);
+        let mut parts = Vec::new(); // (buffer, first value, values)
+        for (place, slot) in self.slots.values_mut().enumerate().filter(|(place, _)| heard(*place)) {
+            if written[place] == 0 {
+                backend.clear(&mut self.buffers[slot.buffer]);
+            }
+            (slot.written, slot.heard) = (true, true);
+            let len = backend.len(&self.buffers[slot.buffer]);
+            parts.extend(
+                (0..len)
+                    .step_by(SUMMED)
+                    .map(|start| (slot.buffer, start, SUMMED.min(len - start))),
+            );
+        }
+        let mut values = Vec::new();
+        while !parts.is_empty() {
+            let mut total = 0;
+            let mut fits = |&(_, _, len): &(usize, usize, usize)| {
+                total += len;
+                total <= SUMMED
+            };
+            let together: Vec<_> = parts
+                .drain(..parts.iter().take_while(|part| fits(part)).count())
+                .collect();
+            values.resize(together.iter().map(|(.., len)| len).sum(), R::default());
+            let mut rest = values.as_mut_slice();
+            for &(buffer, start, len) in &together {
+                let (own, others) = rest.split_at_mut(len);
+                backend.read(&self.buffers[buffer], start, own);
+                rest = others;
+            }
+            ranks.sum(&mut values)?;
+            let mut rest = values.as_slice();
+            for (buffer, start, len) in together {
+                let (own, others) = rest.split_at(len);
+                backend.write(&mut self.buffers[buffer], start, own);
+                rest = others;
+            }
+        }
+        Ok(())
     }
 
     fn slot(&mut self, id: ParameterId) -> (&mut Slot, &mut B::Buffer) {

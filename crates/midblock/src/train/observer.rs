@@ -37,6 +37,20 @@ pub struct StepMetrics {
     pub seconds_left: f64,
     /// Private memory of the process after the step, where the system says.
     pub private_bytes: Option<u64>,
+    /// What the ranks exchanged; none of one process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchange: Option<Exchange>,
+}
+
+/// What the ranks of a step exchanged, as rank 0 saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Exchange {
+    /// Time that rank 0 waited for the others to finish their micro-batches.
+    pub wait_seconds: f64,
+    /// Time that summing the gradients took.
+    pub reduce_seconds: f64,
+    /// Bytes that rank 0 sent for it.
+    pub sent_bytes: u64,
 }
 
 impl StepMetrics {

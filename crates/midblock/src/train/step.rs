@@ -20,9 +20,11 @@ use crate::{
         Batch, Decoder, ParameterId, Pass, Reached, Tape,
         memory::{TrainingMemory, first_block},
     },
+    ranks::Ranks,
     rng,
 };
-use midblock_kernels::{Backend, RopeTable};
+use bytemuck::Pod;
+use midblock_kernels::{Backend, Real, RopeTable};
 use rand::Rng;
 use std::{collections::BTreeMap, ops::ControlFlow};
 
@@ -302,6 +304,21 @@ impl<'a, B: Backend> Trainer<'a, B> {
             objective: minimised.sum(),
             tokens: labels.rows.len(),
         })
+    }
+
+    /// Makes the step's gradient the sum of all ranks'. Values go between them as `R`; f64 is for backends that compute in it.
+    ///
+    /// # Errors
+    /// A rank has failed.
+    ///
+    /// # Panics
+    /// If gradients are consumed in backward: a step of one micro-batch cannot be shared.
+    pub fn reduce_as<R: Real + Pod>(&mut self, ranks: &Ranks) -> Result<()> {
+        assert!(
+            ranks.size() == 1 || !self.options.consumes(),
+            "gradients wait for all ranks"
+        );
+        self.gradients.reduce::<R>(self.backend, ranks)
     }
 
     /// Clips the gradient and lets the optimiser use it.

@@ -1,7 +1,7 @@
 //! What the loop needs of the thing that it steps; a model with an optimiser is one, a parabola in a test another.
 
 use super::{Item, LossSum, StepInfo, StepReport, Trainer};
-use crate::Result;
+use crate::{Result, ranks::Ranks};
 use midblock_kernels::Backend;
 
 /// Something with parameters that a gradient step moves.
@@ -11,6 +11,12 @@ pub trait Stepper {
     /// # Errors
     /// [`Error::Diverged`](crate::Error::Diverged), and those of the computation.
     fn accumulate(&mut self, items: &[Item<'_>], info: &StepInfo) -> Result<LossSum>;
+
+    /// Makes the step's gradient the sum of all ranks'.
+    ///
+    /// # Errors
+    /// A rank has failed.
+    fn reduce(&mut self, ranks: &Ranks) -> Result<()>;
 
     /// Moves the parameters along the gradient and forgets it.
     ///
@@ -40,6 +46,10 @@ pub trait Stepper {
 impl<B: Backend> Stepper for Trainer<'_, B> {
     fn accumulate(&mut self, items: &[Item<'_>], info: &StepInfo) -> Result<LossSum> {
         self.accumulate(items, info)
+    }
+
+    fn reduce(&mut self, ranks: &Ranks) -> Result<()> {
+        self.reduce_as::<f32>(ranks)
     }
 
     fn apply(&mut self, info: &StepInfo) -> Result<StepReport> {

@@ -1,17 +1,21 @@
 //! An experiment from its first step to its report, in a folder; or on from where it was.
+//!
+//! Of several ranks the first one does this, and alone reads and writes the folder; the others [follow]: where the run is, they have from
+//! the first.
 
 use super::{
-    Checkpoints, DriftHabit, DriftMeter, Ending, Experiment, Fit, Habits, JsonLines, Line, Observer, Position, Stepper,
-    TensorBoard, Timeline, TrainedBlock, Trainer, Training, TrainingFolder, TrainingInfo, TrainingRun,
+    Checkpoints, DriftHabit, DriftMeter, Ending, Experiment, Fit, Habits, JsonLines, Line, Observer, Position, Sharing,
+    Stepper, TensorBoard, Timeline, TrainedBlock, Trainer, Training, TrainingFolder, TrainingInfo, TrainingRun,
     folder::{ADAPTER, CHECKPOINTS, METRICS_JSONL, MODEL, RESOLVED_TOML, SELECTION_JSON, TENSORBOARD},
     restore,
 };
 use crate::{
-    Result,
+    Error, Result,
     adapt::{Kind, Move, Plan},
     checkpoint::{FileHash, WriteOptions, write_adapter},
     model::{Architecture, ParameterId},
     progress::Progress,
+    ranks::{self, Ranks},
     report,
     run::{self, Machine, ModelInfo, Phase, REPORT_HTML, RunInfo, Seed, write_bytes},
     singular::SingularCache,
@@ -36,21 +40,23 @@ pub struct Tuned {
 }
 
 /// Trains in a claimed folder, from the newest checkpoint if there is one. `progress` is told of what is written at the end,
-/// and asked whether to stop all along.
+/// and asked whether to stop all along. Called on rank 0, while all others [follow].
 ///
 /// # Errors
-/// Whatever is wrong with inputs or files; [`crate::Error::Diverged`]. What is in the folder then can be gone on with.
+/// Whatever is wrong with inputs or files; [`Error::Diverged`]; a rank has failed. What is in the folder then can be gone on with.
 pub fn tune<B: Backend>(
     backend: &B,
     experiment: &Experiment,
     folder: &TrainingFolder,
     observers: &mut [&mut dyn Observer],
+    ranks: &Ranks,
     progress: &dyn Progress,
 ) -> Result<Tuned> {
     let start = Instant::now();
-    let files = experiment.checkpoint.fingerprint()?;
+    let files = agree(experiment, ranks)?;
     let keep = experiment.config.train.keep_checkpoints;
-    let checkpoints = Checkpoints::new(folder.path(CHECKPOINTS), keep, experiment.identity(&files));
+    let identity = experiment.identity(&files, ranks.size());
+    let checkpoints = Checkpoints::new(folder.path(CHECKPOINTS), keep, identity);
     let newest = checkpoints.newest()?;
     let (mut position, mut warnings) = (Position::default(), Vec::new());
     if let Some(newest) = &newest {
@@ -59,18 +65,17 @@ pub fn tune<B: Backend>(
         warnings.extend(warning);
     }
     let timeline = experiment.timeline();
-    let mut options = experiment.step_options(&timeline, &std::env::temp_dir());
-    let cache = SingularCache::of_user();
-    experiment.find_blocks(&mut options, &cache, progress)?;
-    let mut trainer = Trainer::new(backend, &experiment.checkpoint, &experiment.plan, options)?;
+    let mut trainer = trainer(backend, experiment, &timeline, ranks, progress)?;
     // before the state of an earlier process comes in: its states are those of the start
     let every = experiment.config.train.drift.every;
-    let meter = every.map(|_| DriftMeter::new(experiment, &mut trainer, cache, progress));
+    let meter = every.map(|_| DriftMeter::new(experiment, &mut trainer, SingularCache::of_user(), progress));
     if let Some(newest) = &newest {
         restore(newest, &mut trainer)?;
     }
+    let position = begin_together(position, &mut trainer, ranks)?;
     let mut info = describe_run(experiment, folder, files, &timeline, warnings);
     info.training.planned_bytes = trainer.memory().bytes() as u64;
+    info.training.ranks = Sharing::of(ranks.size(), experiment.plan.parameters());
     begin(experiment, folder, &info)?;
     let mut lines = JsonLines::open(folder.path(METRICS_JSONL), &position)?;
     let mut board = match experiment.config.output.tensorboard {
@@ -96,9 +101,10 @@ pub fn tune<B: Backend>(
         drift: every
             .zip(measure.as_ref())
             .map(|(every, measure)| DriftHabit { every, measure }),
-        checkpoints: &checkpoints,
+        checkpoints: Some(&checkpoints),
         observers: &mut all,
         stop: &|| progress.cancelled(),
+        ranks,
     }
     .run(position)?;
     let result = folder.path(&info.training.result);
@@ -107,6 +113,95 @@ pub fn tune<B: Backend>(
     }
     drop(trainer);
     finish(folder, info, position, ending, prepared).map(|run| Tuned { ending, run, result })
+}
+
+/// Does this rank's share of what rank 0 [tunes](tune). Returns why it ended.
+///
+/// # Errors
+/// As [`tune`].
+pub fn follow<B: Backend>(
+    backend: &B,
+    experiment: &Experiment,
+    ranks: &Ranks,
+    progress: &dyn Progress,
+) -> Result<Ending> {
+    agree(experiment, ranks)?;
+    let timeline = experiment.timeline();
+    let mut trainer = trainer(backend, experiment, &timeline, ranks, progress)?;
+    let position = begin_together(Position::default(), &mut trainer, ranks)?;
+    let measure = |_: &mut dyn Stepper| Ok((Vec::new(), Vec::new())); // rank 0 does
+    let (_, ending) = Fit {
+        stepper: &mut trainer,
+        train: &experiment.train_items(),
+        eval: &experiment.eval_batches(),
+        schedule: experiment.schedule(timeline.steps()),
+        timeline,
+        habits: habits(experiment),
+        drift: (experiment.config.train.drift.every).map(|every| DriftHabit {
+            every,
+            measure: &measure,
+        }),
+        checkpoints: None,
+        observers: &mut [],
+        stop: &|| progress.cancelled(),
+        ranks,
+    }
+    .run(position)?;
+    Ok(ending)
+}
+
+/// Checks that a step can be shared, and that all ranks are about to do the same. Returns the base model's files.
+fn agree(experiment: &Experiment, ranks: &Ranks) -> Result<Vec<FileHash>> {
+    let (accumulation, n) = (experiment.config.train.accumulation, ranks.size());
+    if accumulation < n {
+        return Err(Error::Argument {
+            what: "train.accumulation".into(),
+            value: accumulation.to_string(),
+            problem: format!("a step of {accumulation} micro-batches cannot be shared among {n} ranks"),
+            help: "raise it, and lower train.batch as much for the same step; or start fewer ranks".into(),
+        });
+    }
+    let files = experiment.checkpoint.fingerprint()?;
+    let identity = experiment.identity(&files, n);
+    let help = "do all ranks see the same files?";
+    ranks.same("the base model", identity.base.as_bytes(), help)?;
+    ranks.same("the data", format!("{:?}", identity.data).as_bytes(), help)?;
+    let what = format!("{} {:?}", identity.config.to_toml(), experiment.plan.entries);
+    ranks.same("options and trained parameters", what.as_bytes(), help)?;
+    Ok(files)
+}
+
+/// The trainer at the start of the run. Singular blocks that it holds are found by the first rank and kept for the others.
+fn trainer<'b, B: Backend>(
+    backend: &'b B,
+    experiment: &Experiment,
+    timeline: &Timeline,
+    ranks: &Ranks,
+    progress: &dyn Progress,
+) -> Result<Trainer<'b, B>> {
+    let mut options = experiment.step_options(timeline, &std::env::temp_dir());
+    let cache = SingularCache::of_user();
+    ranks.first(|| experiment.find_blocks(&mut options, &cache, progress))?;
+    Trainer::new(backend, &experiment.checkpoint, &experiment.plan, options)
+}
+
+/// Brings all ranks to where rank 0 is.
+pub(super) fn begin_together(position: Position, stepper: &mut dyn Stepper, ranks: &Ranks) -> Result<Position> {
+    let position = ranks.share(|| Ok(position))?;
+    if position.step == 0 || ranks.size() == 1 {
+        return Ok(position);
+    }
+    for (name, _) in stepper.tensors() {
+        let values = match ranks.is_first() {
+            true => stepper.read(&name),
+            false => Vec::new(),
+        };
+        let bytes = ranks.broadcast(bytemuck::cast_slice(&values))?;
+        if !ranks.is_first() {
+            stepper.write(&name, &ranks::values(&bytes).collect::<Vec<_>>());
+        }
+    }
+    Ok(position)
 }
 
 fn habits(experiment: &Experiment) -> Habits {
@@ -183,6 +278,7 @@ fn describe_run(
         sequences: [experiment.train.len(), experiment.eval.len()],
         steps: timeline.steps(),
         planned_bytes: 0,
+        ranks: None,
         position: None,
         ending: None,
         result: match plan.kind {
@@ -308,3 +404,6 @@ fn finish(
     }
     Ok(run)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,12 @@
 use super::*;
 use crate::{
     config::Config,
+    ranks::tests::on_ranks,
     tokens::{Grouping, Order, TrainingSample},
-    train::{Batching, DriftHabit, DriftMetrics, Identity, JsonLines, Length, Line, Shape, StepReport, read_lines},
+    train::{
+        Batching, DriftHabit, DriftMetrics, Identity, JsonLines, Length, Line, Shape, StepReport, read_lines,
+        tune::begin_together,
+    },
 };
 use proptest::prelude::*;
 use std::{cell::Cell, fs, path::Path};
@@ -67,6 +71,10 @@ impl Stepper for Parabola {
         Ok(self.nats(items))
     }
 
+    fn reduce(&mut self, ranks: &Ranks) -> Result<()> {
+        ranks.sum(std::slice::from_mut(&mut self.gradient))
+    }
+
     fn apply(&mut self, info: &StepInfo) -> Result<StepReport> {
         let [m, v] = &mut self.moments;
         *m = 0.9 * *m + 0.1 * self.gradient;
@@ -126,6 +134,8 @@ struct Bed {
     keep: usize,
     /// Steps between measurements of drift.
     drift: Option<u64>,
+    /// A rank whose parameter is another.
+    differs: Option<usize>,
 }
 
 impl Bed {
@@ -150,6 +160,7 @@ impl Bed {
             breaks_at: None,
             keep: 2,
             drift: Some(5),
+            differs: None,
         }
     }
 
@@ -164,6 +175,7 @@ impl Bed {
             base: "base".into(),
             data: vec![("data".into(), "0123456789abcdef".into())],
             threads: 2,
+            ranks: 1,
         }
     }
 
@@ -177,18 +189,34 @@ impl Bed {
 
     /// Starts or goes on, from the newest checkpoint. `fuse` is how many more events are survived.
     fn run(&self, stop: &dyn Fn() -> bool, fuse: &Cell<usize>) -> Result<(Parabola, Position, Ending)> {
+        self.run_on(&Ranks::alone(), stop, fuse)
+    }
+
+    /// The same on one of some ranks; the first has the folder.
+    fn run_on(
+        &self,
+        ranks: &Ranks,
+        stop: &dyn Fn() -> bool,
+        fuse: &Cell<usize>,
+    ) -> Result<(Parabola, Position, Ending)> {
         let checkpoints = self.checkpoints();
         let mut stepper = Parabola {
             breaks_at: self.breaks_at,
             ..Parabola::new()
         };
         let mut position = Position::default();
-        if let Some(newest) = checkpoints.newest()? {
+        if let Some(newest) = checkpoints.newest()?.filter(|_| ranks.is_first()) {
             position = checkpoints.read(&newest)?.0;
             restore(&newest, &mut stepper)?;
         }
-        let mut lines = JsonLines::open(self.metrics(), &position)?;
+        let position = begin_together(position, &mut stepper, ranks)?;
+        stepper.w += self.differs.filter(|rank| *rank == ranks.rank()).map_or(0.0, |_| 1e-6);
+        let mut lines = (ranks.is_first())
+            .then(|| JsonLines::open(self.metrics(), &position))
+            .transpose()?;
         let mut killer = Fuse(fuse);
+        let mut observers: Vec<&mut dyn Observer> = lines.iter_mut().map(|lines| lines as &mut dyn Observer).collect();
+        observers.push(&mut killer);
         let items = self.items();
         let sizes = items
             .iter()
@@ -226,9 +254,10 @@ impl Bed {
                 every,
                 measure: &measure,
             }),
-            checkpoints: &checkpoints,
-            observers: &mut [&mut lines, &mut killer],
+            checkpoints: ranks.is_first().then_some(&checkpoints),
+            observers: &mut observers,
             stop,
+            ranks,
         }
         .run(position)?;
         Ok((stepper, position, ending))
@@ -245,7 +274,7 @@ impl Bed {
             match line {
                 Line::Step(step) => {
                     (step.seconds, step.tokens_per_s, step.trained_tokens_per_s) = (0.0, 0.0, 0.0);
-                    (step.seconds_left, step.private_bytes) = (0.0, None);
+                    (step.seconds_left, step.private_bytes, step.exchange) = (0.0, None, None);
                 }
                 Line::Evaluation(evaluation) => evaluation.seconds = 0.0,
                 Line::Drift(drift) => drift.seconds = 0.0,
@@ -480,6 +509,9 @@ fn a_checkpoint_of_another_selection_is_refused() {
         fn accumulate(&mut self, items: &[Item<'_>], info: &StepInfo) -> Result<LossSum> {
             self.0.accumulate(items, info)
         }
+        fn reduce(&mut self, ranks: &Ranks) -> Result<()> {
+            self.0.reduce(ranks)
+        }
         fn apply(&mut self, info: &StepInfo) -> Result<StepReport> {
             self.0.apply(info)
         }
@@ -559,4 +591,155 @@ proptest! {
         prop_assert_eq!((at.step, at.best, at.without_improvement, at.tokens, end), (position.step, position.best, position.without_improvement, position.tokens, ending));
         prop_assert_eq!(bed.lines(), through.lines());
     }
+}
+
+impl Bed {
+    /// Steps of four micro-batches, and at the end of each epoch one of two.
+    fn shared() -> Self {
+        Self {
+            accumulation: 4,
+            ..Self::new()
+        }
+    }
+
+    /// What each of some ranks ends with; each is asked to stop after so many asks, if it is.
+    fn run_on_all(
+        &self,
+        size: usize,
+        stop: impl Fn(usize) -> Option<usize> + Sync,
+    ) -> Vec<Result<(f32, Position, Ending)>> {
+        // the bed's folder is no business of the others, and a cell is no business of other threads
+        on_ranks(size, |ranks| {
+            let left = Cell::new(stop(ranks.rank()));
+            let asked = || match left.get() {
+                None => false,
+                Some(0) => true,
+                Some(more) => {
+                    left.set(Some(more - 1));
+                    false
+                }
+            };
+            let (stepper, position, ending) = self.run_on(ranks, &asked, &Cell::new(usize::MAX))?;
+            Ok((stepper.w, position, ending))
+        })
+    }
+
+    fn losses(&self) -> Vec<(u64, f64)> {
+        let loss = |line: &Line| match line {
+            Line::Step(step) => Some((step.step, step.loss)),
+            Line::Evaluation(evaluation) => Some((evaluation.step, evaluation.loss)),
+            Line::Drift(_) => None,
+        };
+        self.lines().iter().filter_map(loss).collect()
+    }
+}
+
+/// A sum of the same numbers in another order.
+#[track_caller]
+fn alike(a: &[(u64, f64)], b: &[(u64, f64)]) {
+    assert_eq!(a.len(), b.len());
+    for ((step, a), (other, b)) in a.iter().zip(b) {
+        assert!(
+            step == other && (a - b).abs() < 1e-5 * a.abs(),
+            "step {step}: {a} and {b}"
+        );
+    }
+}
+
+#[test]
+fn ranks_do_what_one_process_does() {
+    let alone = Bed::shared();
+    let (stepper, position, _) = alone.run_through();
+    for size in [2, 3, 4] {
+        let (bed, again) = (Bed::shared(), Bed::shared());
+        let results: Vec<_> = bed.run_on_all(size, |_| None).into_iter().map(Result::unwrap).collect();
+        for (w, at, ending) in &results {
+            assert_eq!(
+                (w.to_bits(), at.step, *ending),
+                (results[0].0.to_bits(), position.step, Ending::Finished)
+            );
+            assert_eq!(
+                (at.tokens, at.best.map(|best| best.step)),
+                (position.tokens, position.best.map(|best| best.step))
+            );
+        }
+        assert!(
+            (results[0].0 - stepper.w).abs() < 1e-5,
+            "{size} ranks: {} and {}",
+            results[0].0,
+            stepper.w
+        );
+        alike(&bed.losses(), &alone.losses());
+        // what nothing has moved yet is added up in the same order
+        assert_eq!(bed.losses()[..2], alone.losses()[..2]);
+        assert_eq!(bed.kept(), alone.kept());
+        again.run_on_all(size, |_| None);
+        assert_eq!(again.lines(), bed.lines(), "{size} ranks, twice");
+    }
+}
+
+#[test]
+fn a_run_goes_on_with_another_number_of_ranks() {
+    let (alone, bed) = (Bed::shared(), Bed::shared());
+    alone.run_through();
+    let mut last = 0;
+    for (size, rank, asks) in [(3, 2, 3), (2, 0, 4), (4, 1, 1), (1, 0, 5)] {
+        let results = bed.run_on_all(size, |other| (other == rank).then_some(asks));
+        let ends: Vec<_> = results
+            .into_iter()
+            .map(|r| r.unwrap())
+            .map(|(_, at, end)| (at.step, end))
+            .collect();
+        assert!(
+            ends.iter().all(|end| *end == ends[0]) && ends[0].1 == Ending::Interrupted,
+            "{ends:?}"
+        );
+        assert!(ends[0].0 >= last && bed.checkpoints().folder(ends[0].0).is_dir());
+        last = ends[0].0;
+    }
+    assert!(last > 2, "{last}");
+    let results = bed.run_on_all(2, |_| None);
+    assert!(results.into_iter().all(|result| result.unwrap().2 == Ending::Finished));
+    alike(&bed.losses(), &alone.losses());
+}
+
+#[test]
+fn a_rank_that_fails_ends_all_and_leaves_the_checkpoint() {
+    let bed = Bed {
+        breaks_at: Some(6),
+        ..Bed::shared()
+    };
+    // of the two micro-batches of step 6 each of two ranks has one: both fail
+    for result in bed.run_on_all(2, |_| None) {
+        assert!(result.unwrap_err().to_string().starts_with("step 6: the loss is NaN"));
+    }
+    assert_eq!(bed.kept(), ["step-000002", "step-000004"]);
+    // of four, two have none, and hear of it
+    let bed = Bed {
+        breaks_at: Some(6),
+        ..Bed::shared()
+    };
+    let messages: Vec<String> = (bed.run_on_all(4, |_| None).into_iter())
+        .map(|result| result.unwrap_err().to_string())
+        .collect();
+    assert!(
+        messages[3].starts_with("rank 0: step 6: the loss is NaN (samples data.jsonl:"),
+        "{messages:?}"
+    );
+}
+
+#[test]
+fn ranks_that_have_drifted_apart_are_found_at_once() {
+    let bed = Bed {
+        differs: Some(1),
+        ..Bed::shared()
+    };
+    for result in bed.run_on_all(3, |_| None) {
+        let message = result.unwrap_err().to_string();
+        assert!(
+            message.contains("rank 0 and rank 1 do not match: the hash of parameters and moments"),
+            "{message}"
+        );
+    }
+    assert_eq!(bed.lines().len(), 2); // an evaluation and a step
 }
