@@ -6,6 +6,7 @@ mod analyze;
 mod bad_input;
 mod drift;
 mod eval;
+mod faults;
 mod generate;
 mod interrupt;
 mod memory;

@@ -98,7 +98,7 @@ pub(crate) fn explain(error: &SafeTensorError, bytes: &[u8]) -> String {
             let declared_len = data_len(bytes, n).map_or_else(|| "another size".to_owned(), |d| format!("{d} bytes"));
             let data_len = (file_len as u64).saturating_sub(8 + n);
             format!(
-                "the header describes {declared_len} of data, the file holds {data_len} bytes\n  help: download or copy it again"
+                "the header describes {declared_len} of data, the file holds {data_len} bytes\n  help: download or copy it again; if it is in the cache of a hub, remove it first"
             )
         }
         (SafeTensorError::TensorInvalidInfo, Some(n)) => {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    atomic::write_atomic,
+    atomic::{is_partial, remove_leftovers, write_atomic},
     progress::Progress,
     run::{
         DONE, FileHash, Record, RunInfo, WEIGHTS_CSV, WeightRecord, lock, remove_if_there,
@@ -31,7 +31,6 @@ use std::{
 };
 
 pub(super) const BLOCK_WEIGHTS_CSV: &str = "block_weights.csv";
-const LEFTOVER: &str = ".partial-";
 
 /// The file of a layer's states.
 pub(super) fn layer_file(layer: usize) -> String {
@@ -76,7 +75,7 @@ impl ShardFolder {
             return Err(refuse("there is a file of that name".into(), "name a new folder"));
         }
         let there = ShardRecord::is_at(dir).then(|| ShardRecord::read(dir)).transpose()?;
-        let ours = |name: &str| name == lock::NAME || name.starts_with(LEFTOVER) || there.is_some() && is_ours(name);
+        let ours = |name: &str| name == lock::NAME || is_partial(name) || there.is_some() && is_ours(name);
         if let Some(foreign) = names(dir)?.iter().find(|name| !ours(name)) {
             let problem = format!("the folder holds something else: {foreign}");
             return Err(refuse(problem, "name a new or empty folder, one for each shard"));
@@ -147,10 +146,8 @@ impl ShardFolder {
     /// Removes what is of a shard, `DONE` first.
     fn clear(&self) -> Result<()> {
         remove_if_there(&self.dir.join(DONE))?;
-        for name in names(&self.dir)?
-            .iter()
-            .filter(|name| is_ours(name) || name.starts_with(LEFTOVER))
-        {
+        remove_leftovers(&self.dir)?;
+        for name in names(&self.dir)?.iter().filter(|name| is_ours(name)) {
             remove_if_there(&self.dir.join(name))?;
         }
         Ok(())

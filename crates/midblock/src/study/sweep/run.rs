@@ -198,7 +198,7 @@ impl<B: Backend> Running<'_, B> {
             });
             match self.cell(cell, watcher) {
                 Ok(judged) => self.cells[index] = Some(judged),
-                Err(Error::Interrupted) => return Err(Error::Interrupted),
+                Err(problem) if problem.ends_all() => return Err(problem),
                 Err(problem) => {
                     watcher.news(&News::Failed {
                         cell: name,

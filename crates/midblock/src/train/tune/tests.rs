@@ -131,7 +131,9 @@ impl Place {
         let checkpoints = fs::read_dir(dir.join(CHECKPOINTS)).unwrap().map(|e| e.unwrap().path());
         let state =
             crate::checkpoint::shards::Shards::open(&[checkpoints.max().unwrap().join("state.safetensors")]).unwrap();
-        let parameters = state.names().into_iter()
+        let parameters = state
+            .names()
+            .into_iter()
             .map(|name| (name.to_owned(), state.get(name).unwrap().unwrap().to_f32()))
             .collect();
         Left {
