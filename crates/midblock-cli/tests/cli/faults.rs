@@ -607,6 +607,53 @@ fn what_a_newer_version_wrote_is_left_alone() {
     );
 }
 
+/// A checkpoint that a mounted bucket lost a part of: the run goes on from the one before, to the same result.
+#[test]
+fn a_damaged_checkpoint_of_a_run_is_passed_over() {
+    let dir = TempDir::new().unwrap();
+    let case = tune();
+    let whole = whole(&case, dir.path());
+    type Damage = fn(&Path);
+    let damages: [Damage; 3] = [
+        |newest| fs::remove_file(newest.join("state.safetensors")).unwrap(),
+        |newest| fs::write(newest.join("state.json"), "{").unwrap(),
+        |newest| fs::File::options().write(true).open(newest.join("state.safetensors")).unwrap().set_len(1000).unwrap(),
+    ];
+    for (number, damage) in damages.iter().enumerate() {
+        let out = dir.path().join(format!("damaged{number}"));
+        case.finish(&out, &[]);
+        fs::remove_file(out.join("DONE")).unwrap();
+        damage(&out.join("checkpoints/step-000006"));
+        let output = case.shell("exec \"$@\"", &out, case.again);
+        let message = text(&output);
+        assert!(output.status.success(), "{message}");
+        assert!(message.contains("step-000006 is not whole; the run goes on from "), "{message}");
+        case.assert_same(&out, &whole);
+    }
+}
+
+/// What a scheduler sends before it takes a machine back: the run is saved, and `--resume` goes on.
+#[test]
+fn sigterm_saves_a_run() {
+    let dir = TempDir::new().unwrap();
+    let mut case = tune();
+    case.args.push("--steps=40".to_owned());
+    case.args.retain(|arg| arg != "--steps=6");
+    let (whole, out) = (whole(&case, dir.path()), dir.path().join("out"));
+    let line = case.command_line(&out);
+    let mut child = Command::new(&line[0]).env("HF_HUB_OFFLINE", "1").args(&line[1..]).spawn().unwrap();
+    let begun = Instant::now();
+    while fs::read_to_string(out.join("metrics.jsonl")).map_or(0, |text| text.lines().count()) < 3 {
+        assert!(begun.elapsed() < Duration::from_secs(120), "training does not begin");
+        sleep(Duration::from_millis(2));
+    }
+    let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+    assert!(sent.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    case.finish(&out, case.again);
+    case.assert_same(&out, &whole);
+}
+
 /// Kills the command as soon as a file below `out` has so many lines.
 fn killed_at(case: &Case, out: &Path, pattern: &str, lines: usize) -> bool {
     let line = case.command_line(out);

@@ -172,12 +172,26 @@ impl Checkpoints {
         write_bytes(&json, &text) // syncs the folder too
     }
 
-    /// The newest checkpoint's folder; `None` if there is none.
+    /// The newest whole checkpoint's folder, the newest if none is whole; `None` if there is none. One is whole when it gets its name,
+    /// but a bucket that is mounted as a folder may have lost a part of it.
     ///
     /// # Errors
     /// [`Error::Io`] if the folder cannot be read.
     pub fn newest(&self) -> Result<Option<PathBuf>> {
-        Ok(self.steps()?.last().map(|&step| self.folder(step)))
+        let steps = self.steps()?;
+        let whole = steps.iter().rev().find(|&&step| is_whole(&self.folder(step)));
+        Ok(whole.or(steps.last()).map(|&step| self.folder(step)))
+    }
+
+    /// Says so if there are newer checkpoints than `folder`, which are not whole.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the folder cannot be read.
+    pub fn passed_over(&self, folder: &Path) -> Result<Option<String>> {
+        let last = self.steps()?.last().map(|&step| self.folder(step));
+        Ok(last.filter(|last| last != folder).map(|last| {
+            format!("the checkpoint {} is not whole; the run goes on from {}", last.display(), folder.display())
+        }))
     }
 
     /// Reads where a checkpoint is and checks that it is of this run. Returns a warning, if there is reason for one.
@@ -241,6 +255,13 @@ impl Checkpoints {
         fs::rename(folder, &doomed).map_err(Error::io("rename to", &doomed))?;
         fs::remove_dir_all(&doomed).map_err(Error::io("remove", &doomed))
     }
+}
+
+/// Whether the files of a checkpoint are there and as long as they should be.
+fn is_whole(folder: &Path) -> bool {
+    let json = fs::read(folder.join(STATE_JSON));
+    json.is_ok_and(|text| serde_json::from_slice::<serde_json::Value>(&text).is_ok())
+        && Shards::open(&[folder.join(STATE_TENSORS)]).is_ok()
 }
 
 /// Sets the stepper to what a checkpoint holds.
