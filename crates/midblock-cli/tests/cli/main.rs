@@ -6,6 +6,7 @@ mod analyze;
 mod bad_input;
 mod drift;
 mod eval;
+mod faults;
 mod generate;
 mod interrupt;
 mod memory;
@@ -16,6 +17,7 @@ mod pretrain;
 #[path = "../../examples/random_checkpoint/writer.rs"]
 mod random_checkpoint;
 mod ranks;
+mod shard;
 mod study;
 mod sweep;
 mod tune;

@@ -3,6 +3,7 @@
 use crate::{Error, Result};
 use std::{
     fs::{self, File, TryLockError},
+    io::ErrorKind,
     path::Path,
     thread::sleep,
     time::{Duration, Instant},
@@ -15,7 +16,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// Name of the locked file.
 pub(crate) const NAME: &str = ".lock";
 
-/// Locks a folder for as long as the file is open.
+/// Locks a folder for as long as the file is open. Some file systems of clusters know no locks; there nothing is locked.
 pub(crate) fn take(dir: &Path) -> Result<File> {
     let path = dir.join(NAME);
     let file = File::create(&path).map_err(Error::io("create", &path))?;
@@ -27,6 +28,10 @@ pub(crate) fn take(dir: &Path) -> Result<File> {
     }
     match locked {
         Ok(()) => Ok(file),
+        Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => {
+            tracing::warn!(path = %path.display(), "the file system knows no locks");
+            Ok(file)
+        }
         Err(TryLockError::WouldBlock) => Err(Error::Argument {
             what: "--out".into(),
             value: dir.display().to_string(),
@@ -41,7 +46,7 @@ pub(crate) fn take(dir: &Path) -> Result<File> {
 pub(crate) fn remove_name(dir: &Path) -> Result<()> {
     let path = dir.join(NAME);
     match fs::remove_file(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &path)(error)),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::io("remove", &path)(error)),
         _ => Ok(()),
     }
 }

@@ -8,6 +8,7 @@
 use super::{Position, Stepper};
 use crate::{
     Error, Result,
+    atomic::{PARTIAL, remove_leftovers},
     checkpoint::{
         TensorSource,
         shards::Shards,
@@ -28,7 +29,6 @@ const FORMAT: u32 = 1;
 const STATE_JSON: &str = "state.json";
 const STATE_TENSORS: &str = "state.safetensors";
 const PREFIX: &str = "step-";
-const LEFTOVER: &str = ".partial-";
 
 /// Keys that may differ when a run goes on: they do not change its numbers, or what they name is compared by its content.
 const FREE: [&str; 10] = [
@@ -144,10 +144,23 @@ impl Checkpoints {
     /// [`Error::Io`]; the checkpoints before are then untouched.
     pub fn save(&self, position: &Position, stepper: &mut dyn Stepper) -> Result<PathBuf> {
         fs::create_dir_all(&self.dir).map_err(Error::io("create", &self.dir))?;
-        self.remove_leftovers()?;
+        remove_leftovers(&self.dir)?;
         let folder = self.folder(position.step);
-        let partial = self.dir.join(format!("{LEFTOVER}{PREFIX}{:06}", position.step));
-        fs::create_dir(&partial).map_err(Error::io("create", &partial))?;
+        let partial = self.dir.join(format!("{PARTIAL}{PREFIX}{:06}", position.step));
+        let filled = self.fill(&partial, position, stepper);
+        if filled.is_err() {
+            _ = fs::remove_dir_all(&partial); // a full disk needs the room
+        }
+        filled?;
+        self.remove(&folder)?;
+        fs::rename(&partial, &folder).map_err(Error::io("rename to", &folder))?;
+        sync(&self.dir)?;
+        self.rotate(position)?;
+        Ok(folder)
+    }
+
+    fn fill(&self, partial: &Path, position: &Position, stepper: &mut dyn Stepper) -> Result<()> {
+        fs::create_dir(partial).map_err(Error::io("create", partial))?;
         write_state(&partial.join(STATE_TENSORS), stepper)?;
         let saved = Saved {
             midblock_checkpoint_format: FORMAT,
@@ -156,12 +169,7 @@ impl Checkpoints {
         };
         let json = partial.join(STATE_JSON);
         let text = serde_json::to_vec_pretty(&saved).map_err(|error| Error::io("write", &json)(error.into()))?;
-        write_bytes(&json, &text)?; // syncs the folder too
-        self.remove(&folder)?;
-        fs::rename(&partial, &folder).map_err(Error::io("rename to", &folder))?;
-        sync(&self.dir)?;
-        self.rotate(position)?;
-        Ok(folder)
+        write_bytes(&json, &text) // syncs the folder too
     }
 
     /// The newest checkpoint's folder; `None` if there is none.
@@ -229,19 +237,9 @@ impl Checkpoints {
             return Ok(());
         }
         let name = folder.file_name().unwrap_or_default().display();
-        let doomed = self.dir.join(format!("{LEFTOVER}old-{name}"));
+        let doomed = self.dir.join(format!("{PARTIAL}old-{name}"));
         fs::rename(folder, &doomed).map_err(Error::io("rename to", &doomed))?;
         fs::remove_dir_all(&doomed).map_err(Error::io("remove", &doomed))
-    }
-
-    /// Removes what a killed process left.
-    fn remove_leftovers(&self) -> Result<()> {
-        for entry in fs::read_dir(&self.dir).map_err(Error::io("list", &self.dir))?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(LEFTOVER) {
-                fs::remove_dir_all(entry.path()).map_err(Error::io("remove", entry.path()))?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -12,7 +12,9 @@
 
 use super::{Cells, Kind, Results, StudyFile, Subject, open};
 use crate::{
-    Error, Result, report,
+    Error, Result,
+    atomic::{is_partial, remove_leftovers},
+    report,
     run::{
         self, DONE, DatasetInfo, Machine, Phase, REPORT_HTML, RunInfo, Seed, lock, remove_if_there, table::write_table,
         write_bytes,
@@ -79,13 +81,16 @@ impl StudyFolder {
         }
         if dir.is_dir() && Self::file(dir).is_none() {
             let mut entries = fs::read_dir(dir).map_err(Error::io("list", dir))?.flatten();
-            if let Some(entry) = entries.find(|entry| entry.file_name() != lock::NAME) {
+            let ours = |name: &str| name == lock::NAME || is_partial(name);
+            if let Some(entry) = entries.find(|entry| !ours(&entry.file_name().to_string_lossy())) {
                 let problem = format!("the folder holds something else: {}", entry.file_name().display());
                 return Err(refuse(problem, "name a new or empty folder"));
             }
         }
         fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
         let lock = lock::take(dir)?;
+        remove_leftovers(dir)?;
+        Cells::of(dir).remove_leftovers()?;
         let folder = Self {
             dir: dir.to_path_buf(),
             _lock: lock,
@@ -116,17 +121,17 @@ pub fn study<B: Backend>(
     file.check_for(kinds)?;
     let cells = Cells::of(&folder.dir);
     open(means, file, &cells, |subject| {
+        let mut study = StudyRun::begin(subject, kinds, &folder.dir)?;
         // only now: what was refused must not take the place of the study that has begun here
         folder.write(file)?;
         remove_if_there(&folder.dir.join(DONE))?;
-        let mut study = StudyRun::begin(subject, kinds, &folder.dir)?;
         for (index, &kind) in kinds.iter().enumerate() {
             begins(kind, index + 1);
             let start = Instant::now();
             let made = study.results.make(kind, subject, &cells);
             study.spent(kind, start.elapsed().as_secs_f64());
             match made {
-                Err(Error::Interrupted) => return Err(Error::Interrupted),
+                Err(problem) if problem.ends_all() => return Err(problem),
                 Err(problem) => study.failures.push(Failure {
                     cell: kind.name().into(),
                     problem: problem.to_string(),

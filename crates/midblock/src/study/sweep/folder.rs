@@ -17,6 +17,7 @@
 use super::{Cell, SweepFile, SweepPlan, SweepRecord, plan::cell_folder};
 use crate::{
     Error, Result,
+    atomic::{is_partial, remove_leftovers},
     checkpoint::{Checkpoint, FileHash},
     config::{self, Config},
     run::{DONE, lock, remove_if_there, write_bytes},
@@ -83,13 +84,18 @@ impl SweepFolder {
             check_sweep(dir, &plan.file)?;
         } else if dir.is_dir() {
             let mut entries = fs::read_dir(dir).map_err(Error::io("list", dir))?.flatten();
-            if let Some(entry) = entries.find(|entry| entry.file_name() != lock::NAME) {
+            let ours = |name: &str| name == lock::NAME || is_partial(name);
+            if let Some(entry) = entries.find(|entry| !ours(&entry.file_name().to_string_lossy())) {
                 let problem = format!("the folder holds something else: {}", entry.file_name().display());
                 return Err(refuse(problem, "name a new or empty folder"));
             }
         }
         fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
         let lock = lock::take(dir)?;
+        remove_leftovers(dir)?;
+        if SweepRecord::is_at(dir) {
+            SweepRecord::open(dir)?; // what a newer version wrote is not touched
+        }
         let mut hashes = BTreeMap::new();
         for cell in &plan.cells {
             check_cell(dir, cell, &mut hashes)?;
