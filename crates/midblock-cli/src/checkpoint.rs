@@ -1,15 +1,12 @@
 //! Opening checkpoints from the command line.
 
 use crate::{args, progress::Terminal};
-use anyhow::Result;
-use midblock::{checkpoint::Checkpoint, hub::HubOptions};
+use midblock::{Result, checkpoint::Checkpoint, hub::HubOptions};
 
 /// Opens `spec` with the hub settings of the environment and the flags, showing downloads.
 pub fn open(spec: &str, common: &args::Common) -> Result<Checkpoint> {
     let terminal = Terminal::new(common.quiet);
-    Ok(Checkpoint::open(spec, &hub(common), &|transfer| {
-        terminal.transfer(&transfer)
-    })?)
+    Checkpoint::open(spec, &hub(common), &|transfer| terminal.transfer(&transfer))
 }
 
 /// Hub settings of the environment, with `--offline`.

@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use midblock::{
     Error,
     eval::{Comparison, EvalConfig, Evaluation, EvaluationRun, builtin_tasks, compare_all, evaluate},
+    ranks::Ranks,
     report,
 };
 use midblock_kernels::Cpu;
@@ -12,9 +13,9 @@ use serde_json::json;
 use std::{io::Write, path::Path};
 
 /// `midblock eval`.
-pub fn run(args: &args::Eval, common: &args::Common) -> Result<()> {
+pub fn run(args: &args::Eval, common: &args::Common, ranks: &Ranks) -> Result<()> {
     if args.list {
-        return list();
+        return if ranks.is_first() { list() } else { Ok(()) };
     }
     let config = config(args)?;
     config.check()?;
@@ -27,10 +28,15 @@ pub fn run(args: &args::Eval, common: &args::Common) -> Result<()> {
     let mut runs = Vec::new();
     for (name, spec) in &models {
         let dir = if models.len() == 1 { out.clone() } else { out.join(name) };
-        one(spec, &config, common, &dir, &terminal)?;
-        runs.push((name.clone(), EvaluationRun::open(&dir)?));
+        one(spec, &config, common, &dir, &terminal, ranks)?;
+        if ranks.is_first() {
+            runs.push((name.clone(), EvaluationRun::open(&dir)?));
+        }
     }
     drop(terminal);
+    if !ranks.is_first() {
+        return Ok(());
+    }
     let comparisons = compare_all(&runs, config.seed)?;
     if runs.len() > 1 {
         report::evaluation::write_comparison(out, &runs, &comparisons)?;
@@ -50,11 +56,18 @@ pub fn run(args: &args::Eval, common: &args::Common) -> Result<()> {
     announce(&several, &comparisons, out)
 }
 
-fn one(spec: &str, config: &EvalConfig, common: &args::Common, dir: &Path, terminal: &Terminal) -> Result<Evaluation> {
-    let checkpoint = checkpoint::open(spec, common)?;
+fn one(
+    spec: &str,
+    config: &EvalConfig,
+    common: &args::Common,
+    dir: &Path,
+    terminal: &Terminal,
+    ranks: &Ranks,
+) -> Result<()> {
+    let checkpoint = ranks.first(|| checkpoint::open(spec, common))?;
     let hub = checkpoint::hub(common);
     let transfers = |transfer: midblock::hub::Transfer<'_>| terminal.transfer(&transfer);
-    match evaluate(&Cpu::new(), &checkpoint, config, &hub, &transfers, dir, terminal) {
+    match evaluate(&Cpu::new(), &checkpoint, config, &hub, &transfers, dir, ranks, terminal) {
         Err(Error::Interrupted) => {
             let dir = dir.display();
             Err(Stopped(format!(
@@ -62,7 +75,7 @@ fn one(spec: &str, config: &EvalConfig, common: &args::Common, dir: &Path, termi
             ))
             .into())
         }
-        other => Ok(other?),
+        other => Ok(other.map(|_| ())?),
     }
 }
 

@@ -8,6 +8,7 @@ use midblock::{
     corpus::{Corpus, Kind, Split},
     metrics::Options,
     probe::Pooling,
+    ranks::Ranks,
     report,
     run::RunWriter,
     study::{
@@ -96,7 +97,7 @@ pub fn run(args: &args::Quickstart, common: &args::Common) -> Result<()> {
 
     parts.write(TASK.0, TASK.1.as_bytes())?;
     let plan = plan(&parts, common)?;
-    let record = sweep::train(&plan, &parts.path("sweep"), common)?;
+    let record = sweep::train(&plan, &parts.path("sweep"), common, &Ranks::alone())?;
     if let Some(failure) = record.failures.first() {
         anyhow::bail!("{}: {}", failure.cell, failure.problem);
     }

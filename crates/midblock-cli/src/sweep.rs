@@ -11,6 +11,7 @@ use midblock::{
     Error,
     config::Override,
     hub::Transfer,
+    ranks::Ranks,
     report,
     study::sweep::{
         Cell, CellEstimate, Examiner, Means, News, SweepFile, SweepFolder, SweepPlan, SweepRecord, Tasks, Watcher,
@@ -22,13 +23,16 @@ use midblock_kernels::Cpu;
 use std::{io::Write, path::Path};
 
 /// `midblock sweep`.
-pub fn run(args: &args::Sweep, common: &args::Common) -> Result<()> {
+pub fn run(args: &args::Sweep, common: &args::Common, ranks: &Ranks) -> Result<()> {
     let file = load(args)?;
     let dir = file.config.output.dir.clone();
     let terminal = Terminal::new(common.quiet);
     let transfers = |transfer: Transfer<'_>| terminal.transfer(&transfer);
     let hub = checkpoint::hub(common);
     if args.dry_run {
+        if !ranks.is_first() {
+            return Ok(());
+        }
         let plan = SweepPlan::new(file, &dir.unwrap_or_default(), &hub, &transfers)?;
         let means = Means {
             backend: &Cpu::new(),
@@ -40,19 +44,28 @@ pub fn run(args: &args::Sweep, common: &args::Common) -> Result<()> {
         return dry_run(&plan, &estimate(&means, &plan)?);
     }
     let dir = dir.context("--out DIR is missing: where the sweep goes")?;
-    let plan = SweepPlan::new(file, &dir, &hub, &transfers)?;
-    let record = train(&plan, &dir, common).map_err(|error| match error {
+    let plan = ranks.first(|| SweepPlan::new(file, &dir, &hub, &transfers))?;
+    ranks.same(
+        "the sweep",
+        plan.file.to_toml().as_bytes(),
+        "do all ranks see the same files?",
+    )?;
+    let record = train(&plan, &dir, common, ranks).map_err(|error| match error {
         Error::Interrupted => anyhow::Error::new(Stopped(format!(
             "; what is done is in {0}; go on with: midblock sweep --out {0}",
             dir.display()
         ))),
         error => error.into(),
     })?;
-    announce(&record, &dir)
+    if ranks.is_first() {
+        announce(&record, &dir)
+    } else {
+        Ok(())
+    }
 }
 
 /// Runs what is left of a sweep.
-pub fn train(plan: &SweepPlan, dir: &Path, common: &args::Common) -> midblock::Result<SweepRecord> {
+pub fn train(plan: &SweepPlan, dir: &Path, common: &args::Common, ranks: &Ranks) -> midblock::Result<SweepRecord> {
     let terminal = Terminal::new(common.quiet);
     let transfers = |transfer: Transfer<'_>| terminal.transfer(&transfer);
     let (backend, hub) = (Cpu::new(), checkpoint::hub(common));
@@ -69,12 +82,15 @@ pub fn train(plan: &SweepPlan, dir: &Path, common: &args::Common) -> midblock::R
         on_transfer: &transfers,
         progress: &terminal,
     };
-    let folder = SweepFolder::claim(dir, plan)?;
+    let folder = ranks.first(|| match ranks.is_first() {
+        true => SweepFolder::claim(dir, plan),
+        false => SweepFolder::join(dir),
+    })?;
     let mut lines = Lines {
         quiet: common.quiet,
         plain: Plain::default(),
     };
-    sweep(&means, plan, &folder, &mut lines)
+    sweep(&means, plan, &folder, &mut lines, ranks)
 }
 
 /// The file, then `--set`, then `--out`. Without a file, that of the sweep that has begun in the folder.

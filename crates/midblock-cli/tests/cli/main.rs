@@ -16,6 +16,7 @@ mod objectives;
 mod pretrain;
 #[path = "../../examples/random_checkpoint/writer.rs"]
 mod random_checkpoint;
+mod ranks;
 mod shard;
 mod study;
 mod sweep;

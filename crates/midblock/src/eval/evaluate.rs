@@ -1,9 +1,12 @@
 //! An evaluation from its first item to its report, in a folder; or on from where it was.
+//!
+//! Of several ranks each answers a share of every task's open items and keeps them in a file of its own; the first one has the folder and
+//! gathers them, in order. No answer depends on others, so that what comes out is what one process writes.
 
 use super::{
     EvalConfig, Evaluation, EvaluationInfo, EvaluationRun, Identity, ItemRecord, Protocol, Template,
     answer::Asking,
-    folder::{EvaluationFolder, Items, TaskIdentity, digests},
+    folder::{EvaluationFolder, Items, Kept, TaskIdentity, digests},
     grade,
     items::Prepared,
     prompt::Prompter,
@@ -15,6 +18,7 @@ use crate::{
     hub::{HubOptions, OnTransfer},
     model::Architecture,
     progress::{Progress, Unit},
+    ranks::Ranks,
     report,
     run::{self, DatasetInfo, Machine, ModelInfo, Phase, RunInfo, Seed},
     study::describe,
@@ -27,11 +31,13 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// Evaluates a checkpoint in a folder: goes on with what an earlier call left there, and gives back what is finished.
+/// Evaluates a checkpoint in a folder: goes on with what an earlier call left there, and gives back what is finished; on all ranks, and
+/// only the first one gets it.
 ///
 /// # Errors
 /// Whatever is wrong with options, task files, data and checkpoint; [`Error::Mismatch`] if the folder holds an evaluation of
-/// something else; [`Error::Interrupted`], after which a call with the same arguments goes on.
+/// something else; [`Error::Interrupted`], after which a call with the same arguments goes on; a rank has failed.
+#[allow(clippy::too_many_arguments)]
 pub fn evaluate<B: Backend>(
     backend: &B,
     checkpoint: &Checkpoint,
@@ -39,8 +45,9 @@ pub fn evaluate<B: Backend>(
     hub: &HubOptions,
     on_transfer: OnTransfer<'_>,
     dir: &Path,
+    ranks: &Ranks,
     progress: &dyn Progress,
-) -> Result<Evaluation> {
+) -> Result<Option<Evaluation>> {
     let tokenizer = Tokenizer::of(checkpoint)?;
     let stop = || progress.cancelled();
     let open = || -> Result<Box<dyn LanguageModel + '_>> {
@@ -54,6 +61,7 @@ pub fn evaluate<B: Backend>(
         hub,
         on_transfer,
         dir,
+        ranks,
         progress,
     };
     job.run(&open)
@@ -67,28 +75,41 @@ pub(super) struct Job<'a> {
     pub hub: &'a HubOptions,
     pub on_transfer: OnTransfer<'a>,
     pub dir: &'a Path,
+    pub ranks: &'a Ranks,
     pub progress: &'a dyn Progress,
 }
 
 impl Job<'_> {
     /// Runs it with the model that `open` gives, which is asked only if something is left to answer.
-    pub fn run<'m>(&self, open: &dyn Fn() -> Result<Box<dyn LanguageModel + 'm>>) -> Result<Evaluation> {
+    pub fn run<'m>(&self, open: &dyn Fn() -> Result<Box<dyn LanguageModel + 'm>>) -> Result<Option<Evaluation>> {
         self.config.check()?;
-        let begun = Instant::now();
+        let (begun, ranks) = (Instant::now(), self.ranks);
         let load = |spec| Prepared::load(spec, self.config, self.hub, self.on_transfer);
-        let tasks: Vec<Prepared> = self.config.tasks.iter().map(load).collect::<Result<_>>()?;
+        let tasks: Vec<Prepared> = ranks.first(|| self.config.tasks.iter().map(load).collect())?;
         check_names(&tasks)?;
-        let folder = EvaluationFolder::claim(self.dir)?;
+        let folder = match ranks.is_first() {
+            true => Some(EvaluationFolder::claim(self.dir)?),
+            false => None,
+        };
         let files = self.checkpoint.fingerprint()?;
-        let now = folder
-            .started_unix_s()
-            .map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
-        let started = now.unwrap_or_else(SystemTime::now);
+        let earlier = folder.as_ref().and_then(EvaluationFolder::started_unix_s);
+        let earlier = earlier.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
+        let started = ranks.share(|| Ok(earlier.unwrap_or_else(SystemTime::now)))?;
         let seconds = started.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let identities = tasks.iter().map(identity).collect();
         let identity = Identity::new(&files, self.config, identities, seconds);
-        folder.check(&identity)?;
-        if let Some(finished) = folder.finished()? {
+        let what = serde_json::to_vec(&identity).expect("invariant: options can be written as JSON");
+        ranks.same(
+            "checkpoint, options, tasks and data",
+            &what,
+            "do all ranks see the same files?",
+        )?;
+        let mut finished = None;
+        if let Some(folder) = &folder {
+            folder.check(&identity)?;
+            finished = folder.finished()?;
+        }
+        if ranks.any(finished.is_some())? {
             return Ok(finished);
         }
         let template = match (self.config.protocol, self.config.template) {
@@ -101,10 +122,13 @@ impl Job<'_> {
             run: run_info(self.checkpoint, files, self.config, &tasks, started)?,
             evaluation: identity,
         };
-        let records = folder.items()?;
-        let items = folder.begin(&info, &records)?;
+        let kept = Kept::take(self.dir, folder.as_ref(), ranks)?;
+        let items = kept.open(self.dir, folder.as_ref(), &info, ranks)?;
         let prepared = begun.elapsed();
-        let answers = self.answer(&mut *model, &prompter, &tasks, records, items)?;
+        let answers = self.answer(&mut *model, &prompter, &tasks, kept, items)?;
+        let Some(folder) = folder else {
+            return Ok(None);
+        };
         complete(&mut info.run, &answers, [prepared, begun.elapsed() - prepared]);
         let results = tasks.iter().zip(&answers);
         let evaluation = Evaluation {
@@ -120,16 +144,16 @@ impl Job<'_> {
             items: answers.concat(),
         };
         folder.finish(&run, &report::evaluation::render(&run))?;
-        Ok(run.evaluation)
+        Ok(Some(run.evaluation))
     }
 
-    /// Answers what is not among the `records` yet: each task's items in their order.
+    /// Answers this rank's share of what is not `kept` yet. Returns each task's items in their order, on the first rank.
     fn answer(
         &self,
         model: &mut dyn LanguageModel,
         prompter: &Prompter<'_>,
         tasks: &[Prepared],
-        mut records: Vec<ItemRecord>,
+        mut kept: Kept,
         mut items: Items,
     ) -> Result<Vec<Vec<ItemRecord>>> {
         let stop_tokens = Stops::of(self.checkpoint, self.tokenizer)?.tokens;
@@ -150,12 +174,26 @@ impl Job<'_> {
                 sink: &mut sink,
             };
             let places: BTreeSet<usize> = asking.places(task)?.into_iter().collect();
-            let is_own = |record: &ItemRecord| record.task == task.name && places.contains(&record.index);
-            let known: BTreeSet<usize> = records.iter().filter(|r| is_own(r)).map(|r| r.index).collect();
-            self.progress.begin(&task.name, places.len() as u64, Unit::Items);
+            let known = kept.known(&task.name, &places);
+            let (rank, size) = (self.ranks.rank(), self.ranks.size());
+            let open = places.difference(&known).enumerate();
+            let others: BTreeSet<usize> = open
+                .filter(|(number, _)| number % size != rank)
+                .map(|(_, place)| *place)
+                .collect();
+            let total = places.len() - others.len();
+            self.progress.begin(&task.name, total as u64, Unit::Items);
             self.progress.advance(known.len() as u64);
-            asking.task(task, &known)?;
-            own.extend(records.extract_if(.., |record| is_own(record)));
+            asking.task(task, &(&known | &others))?;
+            let lines = serde_json::to_vec(&own).expect("invariant: numbers and text can be written as JSON");
+            for (rank, bytes) in (0..).zip(self.ranks.gather(&lines)?).skip(1) {
+                let theirs: Vec<ItemRecord> = serde_json::from_slice(&bytes).map_err(|error| Error::Rank {
+                    rank,
+                    problem: format!("its answers cannot be read: {error}"),
+                })?;
+                own.extend(theirs);
+            }
+            own.extend(kept.take_of(&task.name, &places));
             own.sort_by_key(|record| record.index);
             answers.push(own);
         }

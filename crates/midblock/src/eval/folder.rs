@@ -10,18 +10,21 @@
 //! | `DONE` | empty; written last |
 //!
 //! A folder that was left unfinished goes on where it was, if the checkpoint, the options, the tasks and their data are the
-//! same. `batch` may be another: no result depends on it.
+//! same. `batch` may be another: no result depends on it. Ranks but the first keep their answers in `items.rank-N.jsonl`, so that nothing is
+//! lost before the first one has gathered them; with the folder on a file system that all of them see, another number of ranks goes on.
 
 use super::{EvalConfig, Evaluation, ItemRecord};
 use crate::{
     Error, Result,
     atomic::{is_partial, remove_leftovers, write_atomic},
     checkpoint::FileHash,
-    run::{DONE, METRICS_CSV, REPORT_HTML, RUN_JSON, RunInfo, SCHEMA, lock, write_bytes},
+    ranks::Ranks,
+    run::{DONE, METRICS_CSV, REPORT_HTML, RUN_JSON, RunInfo, SCHEMA, lock, remove_if_there, write_bytes},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::Write,
     path::{Path, PathBuf},
@@ -29,6 +32,9 @@ use std::{
 
 pub(crate) const ITEMS_JSONL: &str = "items.jsonl";
 const EVALUATION_JSON: &str = "evaluation.json";
+
+/// Beginning of the names of what ranks keep.
+const OF_RANK: &str = "items.rank-";
 
 /// `run.json` of an evaluation: that of every run, and what decides its results.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -219,7 +225,7 @@ impl EvaluationFolder {
             let ours = [lock::NAME, ITEMS_JSONL];
             let foreign = names
                 .into_iter()
-                .find(|name| !ours.contains(&name.as_str()) && !is_partial(name));
+                .find(|name| !ours.contains(&name.as_str()) && !is_partial(name) && !name.starts_with(OF_RANK));
             if let Some(foreign) = foreign {
                 return Err(refuse(format!("the folder holds something else: {foreign}")));
             }
@@ -258,7 +264,11 @@ impl EvaluationFolder {
     }
 
     fn has_items(&self) -> bool {
-        fs::metadata(self.dir.join(ITEMS_JSONL)).is_ok_and(|file| file.len() > 0)
+        let own = [self.dir.join(ITEMS_JSONL)];
+        let files = own.into_iter().chain(of_ranks(&self.dir).unwrap_or_default());
+        files
+            .map(fs::metadata)
+            .any(|file| file.is_ok_and(|file| file.len() > 0))
     }
 
     /// The evaluation, if it is finished.
@@ -268,26 +278,13 @@ impl EvaluationFolder {
             .transpose()
     }
 
-    /// Items that an earlier process answered.
-    pub fn items(&self) -> Result<Vec<ItemRecord>> {
+    /// Items that earlier processes answered.
+    fn items(&self) -> Result<Vec<ItemRecord>> {
         let path = self.dir.join(ITEMS_JSONL);
-        if path.exists() {
-            read_items(&path)
-        } else {
-            Ok(Vec::new())
-        }
-    }
-
-    /// Writes `run.json`, and what is known of the items; further ones can be added.
-    pub fn begin(&self, info: &EvaluationInfo, known: &[ItemRecord]) -> Result<Items> {
-        self.write_items(known)?;
-        self.write_info(info)?;
-        let path = self.dir.join(ITEMS_JSONL);
-        let file = File::options()
-            .append(true)
-            .open(&path)
-            .map_err(Error::io("open", &path))?;
-        Ok(Items { path, file })
+        let own = path.exists().then_some(path);
+        let files = own.into_iter().chain(of_ranks(&self.dir)?);
+        let read: Vec<Vec<ItemRecord>> = files.map(|path| read_items(&path)).collect::<Result<_>>()?;
+        Ok(read.concat())
     }
 
     fn write_info(&self, info: &EvaluationInfo) -> Result<()> {
@@ -316,8 +313,99 @@ impl EvaluationFolder {
         write_bytes(&path, &text)?;
         write_bytes(&self.dir.join(METRICS_CSV), &metrics_csv(&run.evaluation))?;
         write_bytes(&self.dir.join(REPORT_HTML), html.as_bytes())?;
+        for path in of_ranks(&self.dir)? {
+            remove_if_there(&path)?;
+        }
         lock::remove_name(&self.dir)?;
         write_bytes(&self.dir.join(DONE), b"")
+    }
+}
+
+/// Files of ranks in a folder.
+fn of_ranks(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(dir).map_err(Error::io("list", dir))?.flatten();
+    let of_rank = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(OF_RANK);
+    Ok(entries.filter(of_rank).map(|entry| entry.path()).collect())
+}
+
+/// What is answered already. On the first rank the records; on the others what they are of.
+#[derive(Debug)]
+pub(super) struct Kept {
+    records: Vec<ItemRecord>,
+    places: BTreeSet<(String, usize)>,
+}
+
+impl Kept {
+    /// Reads what earlier processes left, each rank its own, and the first one all that is in the folder.
+    pub fn take(dir: &Path, folder: Option<&EvaluationFolder>, ranks: &Ranks) -> Result<Self> {
+        let own = match folder {
+            Some(folder) => folder.items()?,
+            None => {
+                let path = path_of(dir, ranks.rank());
+                if path.exists() { read_items(&path)? } else { Vec::new() }
+            }
+        };
+        let bytes = serde_json::to_vec(&own).expect("invariant: numbers and text can be written as JSON");
+        let mut records = own;
+        for (rank, bytes) in (0..).zip(ranks.gather(&bytes)?).skip(1) {
+            let parsed = serde_json::from_slice::<Vec<ItemRecord>>(&bytes);
+            records.extend(
+                parsed.map_err(|error| Error::malformed(path_of(dir, rank), "evaluation items", error.to_string()))?,
+            );
+        }
+        let mut places = BTreeSet::new();
+        records.retain(|record| places.insert((record.task.clone(), record.index))); // files may be seen by two ranks
+        let places = ranks.share(|| Ok(places))?;
+        if folder.is_none() {
+            records.clear();
+        }
+        Ok(Self { records, places })
+    }
+
+    /// Writes `run.json` and what is known, and opens this rank's file for more.
+    pub fn open(
+        &self,
+        dir: &Path,
+        folder: Option<&EvaluationFolder>,
+        info: &EvaluationInfo,
+        ranks: &Ranks,
+    ) -> Result<Items> {
+        if let Some(folder) = folder {
+            folder.write_items(&self.records)?;
+            folder.write_info(info)?;
+            for path in of_ranks(dir)? {
+                remove_if_there(&path)?;
+            }
+        }
+        ranks.barrier()?; // what the others had kept is in the first one's file
+        let (path, mut options) = (path_of(dir, ranks.rank()), File::options());
+        let options = match folder {
+            Some(_) => options.append(true),
+            None => options.write(true).create(true).truncate(true),
+        };
+        fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+        let file = options.open(&path).map_err(Error::io("open", &path))?;
+        Ok(Items { path, file })
+    }
+
+    /// Which of a task's items are known.
+    pub fn known(&self, task: &str, places: &BTreeSet<usize>) -> BTreeSet<usize> {
+        let known = |place: &&usize| self.places.contains(&(task.to_owned(), **place));
+        places.iter().filter(known).copied().collect()
+    }
+
+    /// The records of a task's items.
+    pub fn take_of(&mut self, task: &str, places: &BTreeSet<usize>) -> Vec<ItemRecord> {
+        let is_own = |record: &mut ItemRecord| record.task == task && places.contains(&record.index);
+        self.records.extract_if(.., is_own).collect()
+    }
+}
+
+/// The file that a rank adds its answers to.
+fn path_of(dir: &Path, rank: usize) -> PathBuf {
+    match rank {
+        0 => dir.join(ITEMS_JSONL),
+        rank => dir.join(format!("{OF_RANK}{rank}.jsonl")),
     }
 }
 
@@ -359,7 +447,7 @@ fn line(item: &ItemRecord) -> String {
     serde_json::to_string(item).expect("invariant: numbers and text can be written as JSON")
 }
 
-/// `items.jsonl`, open for more.
+/// `items.jsonl` or what stands for it on another rank, open for more.
 #[derive(Debug)]
 pub(super) struct Items {
     path: PathBuf,

@@ -7,6 +7,7 @@ use crate::{
     generate::{Answers, Completion, Continuation, Finish, LanguageModel, Question, Request, Sampling, Stops},
     hub::HubOptions,
     progress::{Progress, Silent, Unit},
+    ranks::{Ranks, tests::on_ranks},
     tokens::Tokenizer,
 };
 use serde_json::json;
@@ -159,6 +160,18 @@ impl Place {
     }
 
     fn run(&self, script: &Script, config: &EvalConfig, out: &str, progress: &dyn Progress) -> Result<EvaluationRun> {
+        self.run_on(&Ranks::alone(), script, config, out, progress)?;
+        EvaluationRun::open(&self.path(out))
+    }
+
+    fn run_on(
+        &self,
+        ranks: &Ranks,
+        script: &Script,
+        config: &EvalConfig,
+        out: &str,
+        progress: &dyn Progress,
+    ) -> Result<Option<Evaluation>> {
         let tokenizer = Tokenizer::of(&self.checkpoint)?;
         let open = || -> Result<Box<dyn LanguageModel + '_>> {
             Ok(Box::new(Scripted {
@@ -174,10 +187,10 @@ impl Place {
             hub: &hub(),
             on_transfer: &|_| {},
             dir: &dir,
+            ranks,
             progress,
         };
-        job.run(&open)?;
-        EvaluationRun::open(&dir)
+        job.run(&open)
     }
 
     fn error(&self, script: &Script, config: &EvalConfig) -> String {
@@ -298,6 +311,57 @@ fn an_interrupted_evaluation_goes_on_to_the_same_files_in_any_batch() {
         place.run(&script, &config, &out, &Silent).unwrap();
         assert_eq!(files(&place.path(&out)), files(&place.path("whole")), "{items}");
     }
+}
+
+#[test]
+fn ranks_write_what_one_process_writes_and_another_number_of_them_goes_on() {
+    let place = Place::new(None);
+    let texts: Vec<_> = (0..5)
+        .map(|i| json!({"text": format!("a text of {i} and {}", i * i)}))
+        .collect();
+    let perplexity = format!("text={}", place.rows("texts.jsonl", &texts));
+    let mut config = config(&[sums(&place, 9), quiz(&place), perplexity]);
+    config.repeats = 2;
+    config.sampling.temperature = 1.0;
+    let mut script = adder();
+    script.write = |prompt, seed| format!("{}", adds(prompt) + i64::from(seed % 3 == 0));
+    script.score = |prompt, text| 0.1 * text.len() as f64 / (1.0 + prompt.len() as f64);
+    place.run(&script, &config, "whole", &Silent).unwrap();
+    for size in [2, 3, 4] {
+        let out = format!("on-{size}");
+        for result in on_ranks(size, |ranks| {
+            let evaluation = place.run_on(ranks, &script, &config, &out, &Silent)?;
+            assert_eq!(evaluation.is_some(), ranks.is_first());
+            Ok(())
+        }) {
+            result.unwrap();
+        }
+        assert_eq!(files(&place.path(&out)), files(&place.path("whole")), "{size} ranks");
+    }
+    // each stops after two items, however many there are; what is done is never asked again
+    let stopped = |size: usize| {
+        for result in on_ranks(size, |ranks| {
+            let stop = StopAfter {
+                items: 2,
+                done: AtomicUsize::new(0),
+            };
+            place.run_on(ranks, &script, &config, "stopped", &stop)
+        }) {
+            assert!(matches!(result, Err(Error::Interrupted)));
+        }
+        let kept = fs::read_dir(place.path("stopped"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let kept = kept.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("items"));
+        let kept: Vec<usize> = kept
+            .map(|path| fs::read_to_string(path).unwrap().lines().count())
+            .collect();
+        kept.iter().sum::<usize>()
+    };
+    assert_eq!(stopped(3), 6);
+    assert_eq!(stopped(2), 6); // what is known counts too: nothing is lost, and nothing is new
+    place.run(&script, &config, "stopped", &Silent).unwrap();
+    assert_eq!(files(&place.path("stopped")), files(&place.path("whole")));
 }
 
 /// `question` rows with choices; the right one is the longest.

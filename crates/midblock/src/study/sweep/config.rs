@@ -105,7 +105,7 @@ impl SweepFile {
     }
 
     /// File and overrides as one file.
-    pub(super) fn to_toml(&self) -> String {
+    pub fn to_toml(&self) -> String {
         self.given.to_toml()
     }
 

@@ -7,6 +7,7 @@ use crate::{
     eval::{EvalConfig, EvaluationRun, TaskResult, evaluate},
     hub::{HubOptions, OnTransfer},
     progress::Progress,
+    ranks::Ranks,
 };
 use midblock_kernels::Backend;
 use serde::{Deserialize, Serialize};
@@ -90,6 +91,7 @@ impl<B: Backend> Examiner for Tasks<'_, B> {
             self.hub,
             self.on_transfer,
             dir,
+            &Ranks::alone(),
             progress,
         )?;
         let run = EvaluationRun::open(dir)?;

@@ -60,7 +60,8 @@ const FREE_OF_CELL: [&str; 5] = [
 /// A claim on a sweep's folder, for as long as it lives.
 pub struct SweepFolder {
     dir: PathBuf,
-    _lock: File,
+    /// None of one that only works there.
+    _lock: Option<File>,
 }
 
 impl SweepFolder {
@@ -102,7 +103,24 @@ impl SweepFolder {
         write_bytes(&saved, plan.file.to_toml().as_bytes())?;
         remove_if_there(&dir.join(DONE))?;
         let dir = dir.to_path_buf();
-        Ok(Self { dir, _lock: lock })
+        Ok(Self { dir, _lock: Some(lock) })
+    }
+
+    /// The folder that another process of the same job has claimed.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there is none.
+    pub fn join(dir: &Path) -> Result<Self> {
+        if !dir.join(SWEEP_TOML).is_file() {
+            return Err(Error::Argument {
+                what: "--out".into(),
+                value: dir.display().to_string(),
+                problem: "rank 0 has begun a sweep there, but it is not to be seen here".into(),
+                help: "name a folder on a file system that all machines share".into(),
+            });
+        }
+        let dir = dir.to_path_buf();
+        Ok(Self { dir, _lock: None })
     }
 
     /// Something in the folder.

@@ -1,4 +1,6 @@
 //! Runs a sweep: what is finished is skipped, what was interrupted goes on, a cell that fails does not stop the others.
+//!
+//! Of several ranks each trains and judges cells of its own, alone; then the first one reads what all have left and makes the tables.
 
 use super::{
     Cell, Examiner, Scores, SweepFolder, SweepPlan, loss,
@@ -11,6 +13,7 @@ use crate::{
     checkpoint::Checkpoint,
     hub::{HubOptions, OnTransfer},
     progress::Progress,
+    ranks::Ranks,
     run::DONE,
     study::training::{finished_run, result_of},
     tokens::{TrainingSample, data},
@@ -104,7 +107,7 @@ pub struct Means<'a, B> {
     pub progress: &'a dyn Progress,
 }
 
-/// Runs all cells that are not finished. What is known is written after each.
+/// Runs all cells that are not finished. What is known is written after each. On ranks but the first the record says little.
 ///
 /// # Errors
 /// Whatever is wrong with the pretrained models or the folder; [`Error::Interrupted`] if it was asked to stop, and then the same
@@ -114,15 +117,18 @@ pub fn sweep<B: Backend>(
     plan: &SweepPlan,
     folder: &SweepFolder,
     watcher: &mut dyn Watcher,
+    ranks: &Ranks,
 ) -> Result<SweepRecord> {
-    for source in plan
-        .data
-        .iter()
-        .flat_map(|own| own.data.train.iter().chain(&own.data.eval))
-    {
-        data::resolve(&source.0.source, means.hub, means.on_transfer)?; // now, and not once for every cell
-    }
-    let record = SweepRecord::begin(plan, folder)?;
+    let sources = || {
+        let data = plan.data.iter().map(|own| &own.data);
+        data.flat_map(|data| data.train.iter().chain(&data.eval))
+    };
+    // now, and not once for every cell
+    ranks.first(|| {
+        sources().try_for_each(|source| data::resolve(&source.0.source, means.hub, means.on_transfer).map(|_| ()))
+    })?;
+    let mut record = SweepRecord::begin(plan, folder)?;
+    record.started_unix_s = ranks.share(|| Ok(record.started_unix_s))?;
     let now = UNIX_EPOCH + Duration::from_secs(record.started_unix_s);
     let mut sweep = Running {
         means,
@@ -133,8 +139,11 @@ pub fn sweep<B: Backend>(
         record,
         references: BTreeMap::new(),
         cells: plan.cells.iter().map(|_| None).collect(),
+        ranks,
+        doers: Vec::new(),
     };
-    for model in 0..plan.models.len() {
+    sweep.doers = ranks.share(|| Ok(sweep.divide()))?;
+    for model in (0..plan.models.len()).filter(|model| model % ranks.size() == ranks.rank()) {
         watcher.news(&News::Reference {
             model: &plan.models[model].name,
         });
@@ -142,10 +151,11 @@ pub fn sweep<B: Backend>(
     }
     sweep.write()?;
     sweep.run_cells(watcher)?;
+    sweep.collect(watcher)?;
     let complete = sweep.cells.iter().all(Option::is_some);
     sweep.record.finish(complete);
     sweep.write()?;
-    if complete {
+    if complete && ranks.is_first() {
         crate::run::write_bytes(&folder.path(DONE), b"")?;
     }
     Ok(sweep.record)
@@ -163,6 +173,9 @@ struct Running<'a, B> {
     /// By model and data.
     references: BTreeMap<(usize, usize), Judged>,
     cells: Vec<Option<Judged>>,
+    ranks: &'a Ranks,
+    /// By cell, the rank that runs it.
+    doers: Vec<usize>,
 }
 
 impl<B: Backend> Running<'_, B> {
@@ -182,10 +195,16 @@ impl<B: Backend> Running<'_, B> {
         let plan = self.plan;
         let (of, mut made, start) = (plan.cells.len(), 0, Instant::now());
         for (index, cell) in plan.cells.iter().enumerate() {
+            if self.doers[index] != self.ranks.rank() {
+                continue;
+            }
             self.stop_if_asked()?;
             let (name, number) = (cell.name.as_str(), index + 1);
             let trained = self.folder.cell(name).join(DONE).is_file();
-            let left = (of - index) as f64;
+            let left = self.doers[index..]
+                .iter()
+                .filter(|rank| **rank == self.ranks.rank())
+                .count() as f64;
             let seconds_left = (made > 0).then(|| start.elapsed().as_secs_f64() / f64::from(made) * left);
             watcher.news(&match trained {
                 true => News::Skipped { cell: name, number, of },
@@ -199,18 +218,78 @@ impl<B: Backend> Running<'_, B> {
             match self.cell(cell, watcher) {
                 Ok(judged) => self.cells[index] = Some(judged),
                 Err(problem) if problem.ends_all() => return Err(problem),
-                Err(problem) => {
-                    watcher.news(&News::Failed {
-                        cell: name,
-                        problem: &problem,
-                    });
-                    self.record.failed(name, &problem);
-                }
+                Err(problem) => self.fail(cell, &problem, watcher),
             }
             made += u32::from(!trained);
             self.write()?;
         }
         Ok(())
+    }
+
+    /// Which rank runs which cell: in turns, those first that are not trained; the pretrained models come before them.
+    fn divide(&self) -> Vec<usize> {
+        let (size, trained) = (self.ranks.size(), |cell: &Cell| {
+            self.folder.cell(&cell.name).join(DONE).is_file()
+        });
+        let mut order: Vec<usize> = (0..self.plan.cells.len()).collect();
+        order.sort_by_key(|&index| trained(&self.plan.cells[index]));
+        let mut doers = vec![0; order.len()];
+        for (number, index) in order.into_iter().enumerate() {
+            doers[index] = (self.plan.models.len() + number) % size;
+        }
+        doers
+    }
+
+    /// Reads on the first rank what the others have done.
+    fn collect(&mut self, watcher: &mut dyn Watcher) -> Result<()> {
+        let failures = serde_json::to_vec(&self.record.failures).expect("invariant: text can be written as JSON");
+        let all = self.ranks.gather(&failures)?;
+        if !self.ranks.is_first() {
+            return Ok(());
+        }
+        for model in (0..self.plan.models.len()).filter(|model| model % self.ranks.size() != 0) {
+            self.reference(model)?;
+        }
+        let failures = all
+            .iter()
+            .skip(1)
+            .map(|bytes| serde_json::from_slice::<Vec<Failure>>(bytes));
+        let failures: Vec<Failure> = failures
+            .collect::<Result<Vec<_>, _>>()
+            .expect("invariant: what a rank has written can be read")
+            .concat();
+        let plan = self.plan;
+        for (index, cell) in plan.cells.iter().enumerate() {
+            let rank = self.doers[index];
+            if rank == 0 {
+                continue;
+            }
+            let failure = failures.iter().find(|failure| failure.cell == cell.name);
+            let here = self.folder.cell(&cell.name).join(DONE).is_file();
+            let failed = match (failure, here) {
+                (Some(failure), _) => Some(failure.problem.clone()),
+                (None, false) => {
+                    Some("it is trained, but not to be seen here: --out must be on a file system that all share".into())
+                }
+                (None, true) => None,
+            };
+            let judged = match failed {
+                Some(problem) => Err(Error::Rank { rank, problem }),
+                None => self.cell(cell, watcher),
+            };
+            match judged {
+                Ok(judged) => self.cells[index] = Some(judged),
+                Err(Error::Interrupted) => return Err(Error::Interrupted),
+                Err(problem) => self.fail(cell, &problem, watcher),
+            }
+        }
+        self.write()
+    }
+
+    fn fail(&mut self, cell: &Cell, problem: &Error, watcher: &mut dyn Watcher) {
+        let name = &cell.name;
+        watcher.news(&News::Failed { cell: name, problem });
+        self.record.failed(name, problem);
     }
 
     /// Trains and judges, as far as that is not done.
@@ -277,6 +356,9 @@ impl<B: Backend> Running<'_, B> {
 
     /// Writes everything that follows from what is known.
     fn write(&mut self) -> Result<()> {
+        if !self.ranks.is_first() {
+            return Ok(());
+        }
         self.record.tabulate(self.plan, &self.references, &self.cells);
         self.record.write(self.folder)
     }

@@ -5,6 +5,7 @@ use crate::{
     config::Override,
     hub::HubOptions,
     progress::{Progress, Silent, Unit as Counted},
+    ranks::{Ranks, tests::on_ranks},
     train::Observer,
 };
 use midblock_kernels::Cpu;
@@ -75,6 +76,17 @@ impl Place {
         examiner: &Fake,
         progress: &dyn Progress,
     ) -> (Vec<String>, Result<SweepRecord>) {
+        self.run_on(&Ranks::alone(), out, sets, examiner, progress)
+    }
+
+    fn run_on(
+        &self,
+        ranks: &Ranks,
+        out: &Path,
+        sets: &[&str],
+        examiner: &Fake,
+        progress: &dyn Progress,
+    ) -> (Vec<String>, Result<SweepRecord>) {
         let mut log = Log::default();
         let record = self.plan_in(out, sets).and_then(|plan| {
             let means = Means {
@@ -84,7 +96,11 @@ impl Place {
                 on_transfer: &|_| {},
                 progress,
             };
-            sweep(&means, &plan, &SweepFolder::claim(out, &plan)?, &mut log)
+            let folder = ranks.first(|| match ranks.is_first() {
+                true => SweepFolder::claim(out, &plan),
+                false => SweepFolder::join(out),
+            })?;
+            sweep(&means, &plan, &folder, &mut log, ranks)
         });
         (log.0, record)
     }
@@ -349,6 +365,45 @@ fn an_interrupted_sweep_gives_what_an_uninterrupted_one_does() {
     assert!(stages.iter().any(|stage| stage.starts_with("judging")), "{stages:?}");
     assert_eq!(results(&parts, &pieced), results(&whole, &record));
     assert_eq!(fake.judged.get(), 7);
+}
+
+/// Each cell is trained and judged by one rank, and one that fails stops no other.
+#[test]
+fn ranks_share_the_cells_of_a_sweep() {
+    let place = Place::new();
+    let (whole, shared) = (place.dir.path().join("whole"), place.dir.path().join("shared"));
+    let record = place.run(&whole, &[], &Fake::default(), &Silent).1.unwrap();
+    let run = |size: usize, fails: Option<&'static str>| {
+        let results = on_ranks(size, |ranks| {
+            let fake = Fake {
+                fails: RefCell::new(fails),
+                ..Fake::default()
+            };
+            let (log, record) = place.run_on(ranks, &shared, &[], &fake, &Silent);
+            Ok((log, record?, fake.judged.get()))
+        });
+        results.into_iter().map(Result::unwrap).collect::<Vec<_>>()
+    };
+    let failing = run(3, Some("uniform-s2"));
+    let judged: Vec<usize> = failing.iter().map(|(.., judged)| *judged).collect();
+    assert_eq!(
+        (judged.iter().sum::<usize>(), judged.iter().max()),
+        (6, Some(&3)),
+        "{judged:?}"
+    );
+    let failures = &failing[0].1.failures;
+    assert!(
+        failures.len() == 1 && failures[0].problem.contains("step 3: the loss is NaN"),
+        "{failures:?}"
+    );
+    assert!(!shared.join("DONE").exists());
+    let (log, again, _) = run(2, None).swap_remove(0);
+    assert!(
+        !log.iter().any(|news| news.contains('/')),
+        "everything is trained: {log:?}"
+    );
+    assert_eq!(results(&shared, &again), results(&whole, &record));
+    assert!(shared.join("DONE").exists());
 }
 
 #[test]
