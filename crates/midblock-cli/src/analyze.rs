@@ -1,13 +1,19 @@
 //! `midblock analyze`, `midblock report` and `midblock metrics`.
 
-use crate::{args, carve, checkpoint, eval, progress::Terminal, study, sweep, tune};
-use anyhow::{Result, bail};
+use crate::{args, carve, checkpoint, eval, inspect::bytes_text, progress::Terminal, study, sweep, tune};
+use anyhow::{Context, Result, bail};
 use midblock::{
     eval::EvaluationRun,
     metrics::{Options, Selection, registry},
     report,
     run::{Run, RunWriter},
-    study::{AnalyzeConfig, BASE, Variant, analyze, battery::StudyRun, carve::CarveRun, sweep::SweepRecord},
+    study::{
+        Analysis, AnalyzeConfig, BASE, Shard, Variant, analyze,
+        analyze::{Filled, ShardFolder, ShardRecord, ShardSet},
+        battery::StudyRun,
+        carve::CarveRun,
+        sweep::SweepRecord,
+    },
     tokens::data::DataSpec,
     train::TrainingRun,
 };
@@ -17,8 +23,52 @@ use std::{collections::BTreeSet, io::Write, path::Path};
 /// Runs an analysis and writes its folder.
 pub fn run(args: &args::Analyze, common: &args::Common) -> Result<()> {
     let config = config(args)?;
+    if let Some(shard) = args.shard {
+        return run_shard(args, &config, shard, common);
+    }
     let writer = RunWriter::create(&args.out, args.overwrite)?;
     publish(&compute(&config, common)?, writer)
+}
+
+/// Runs the models on a shard of the samples and keeps what joining needs.
+fn run_shard(args: &args::Analyze, config: &AnalyzeConfig, shard: Shard, common: &args::Common) -> Result<()> {
+    let folder = ShardFolder::claim(&args.out, args.overwrite)?;
+    let terminal = Terminal::new(common.quiet);
+    let transfers = |transfer: midblock::hub::Transfer<'_>| terminal.transfer(&transfer);
+    let analysis = Analysis::open(config, &checkpoint::hub(common), &transfers)?;
+    let size = analysis.size::<Cpu>(shard);
+    if !common.quiet {
+        eprintln!(
+            "shard {shard}: {} of {} samples, {} tokens; about {} of private memory, {} on disk at most",
+            size.samples,
+            size.of_samples,
+            size.tokens,
+            bytes_text(size.memory_bytes as u64),
+            bytes_text(size.disk_bytes as u64),
+        );
+    }
+    let filled = folder.fill(&Cpu::new(), analysis, shard, &terminal)?;
+    let (dir, of, mut out) = (args.out.display(), shard.of(), std::io::stdout().lock());
+    match filled {
+        Filled::Now => writeln!(out, "shard {shard}: {dir}")?,
+        Filled::Before => writeln!(out, "shard {shard}: {dir}, which was finished before")?,
+    }
+    writeln!(
+        out,
+        "when all {of} are there: midblock report --join SHARD... --out DIR"
+    )?;
+    Ok(())
+}
+
+/// Makes the run of all shards.
+fn join(args: &args::Report, out: &Path, common: &args::Common) -> Result<()> {
+    let shards = ShardSet::open(&args.join)?;
+    let writer = RunWriter::create(out, args.overwrite)?;
+    if !common.quiet {
+        let memory = bytes_text(shards.memory_bytes());
+        eprintln!("joining {} shards: about {memory} of private memory", shards.len());
+    }
+    publish(&shards.join(&Terminal::new(common.quiet))?, writer)
 }
 
 /// Runs an analysis with a progress bar.
@@ -51,26 +101,40 @@ fn announce(run: &Run, dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// `midblock report`: of all shards, or of a finished run again.
+pub fn report(args: &args::Report, common: &args::Common) -> Result<()> {
+    match &args.dir {
+        Some(dir) => report_again(dir),
+        None => join(args, args.out.as_deref().context("--join needs --out")?, common),
+    }
+}
+
 /// Writes the report of a finished run again.
-pub fn report(args: &args::Report) -> Result<()> {
-    if SweepRecord::is_at(&args.dir) {
-        return sweep::announce(&report::sweep::write(&args.dir)?, &args.dir);
+fn report_again(dir: &Path) -> Result<()> {
+    if SweepRecord::is_at(dir) {
+        return sweep::announce(&report::sweep::write(dir)?, dir);
     }
-    if StudyRun::is_at(&args.dir) {
-        return study::announce(&report::study::write(&args.dir)?, &args.dir);
+    if StudyRun::is_at(dir) {
+        return study::announce(&report::study::write(dir)?, dir);
     }
-    if CarveRun::is_at(&args.dir) {
-        return carve::report(&args.dir);
+    if CarveRun::is_at(dir) {
+        return carve::report(dir);
     }
-    if TrainingRun::is_at(&args.dir) {
-        let run = report::training::write(&args.dir)?;
-        return tune::announce(&run, &args.dir);
+    if TrainingRun::is_at(dir) {
+        let run = report::training::write(dir)?;
+        return tune::announce(&run, dir);
     }
-    if EvaluationRun::is_at(&args.dir) {
-        return eval::report(&args.dir);
+    if EvaluationRun::is_at(dir) {
+        return eval::report(dir);
     }
-    report::write(&args.dir)?;
-    announce(&Run::open(&args.dir)?, &args.dir)
+    if ShardRecord::is_at(dir) {
+        bail!(
+            "{} holds one shard of an analysis, not a run\n  help: midblock report --join SHARD... --out DIR",
+            dir.display()
+        );
+    }
+    report::write(dir)?;
+    announce(&Run::open(dir)?, dir)
 }
 
 /// Lists the metrics.

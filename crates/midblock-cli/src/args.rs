@@ -98,7 +98,10 @@ pub struct Analyze {
     /// Bootstrap resamples of each 95 % interval; 0 leaves intervals out
     #[arg(long, default_value_t = 200, value_name = "N")]
     pub resamples: usize,
-    /// Folder of the run; must not exist yet, be empty, or be a run that --overwrite replaces
+    /// Run the models on the K-th of N shares of the samples only; `midblock report --join` makes the run of all N
+    #[arg(long, value_name = "K/N")]
+    pub shard: Option<midblock::study::Shard>,
+    /// Folder of the run, or of the shard; must not exist yet, be empty, or be a run that --overwrite replaces
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// Replace a finished run in --out
@@ -730,8 +733,17 @@ impl std::str::FromStr for ByteSize {
 #[derive(Debug, Args)]
 pub struct Report {
     /// Folder of a finished run
-    #[arg(value_name = "DIR")]
-    pub dir: PathBuf,
+    #[arg(value_name = "DIR", required_unless_present = "join")]
+    pub dir: Option<PathBuf>,
+    /// Make the run of an analysis from the folders of all its shards, in any order
+    #[arg(long, num_args = 1.., value_name = "DIR", requires = "out", conflicts_with = "dir")]
+    pub join: Vec<PathBuf>,
+    /// Folder of the joined run
+    #[arg(long, value_name = "DIR", requires = "join")]
+    pub out: Option<PathBuf>,
+    /// Replace a finished run in --out
+    #[arg(long, requires = "join")]
+    pub overwrite: bool,
 }
 
 #[derive(Debug, Args)]

@@ -119,7 +119,7 @@ fn run(mut cli: Cli, ranks: &Ranks) -> Result<()> {
         Command::Chat(args) => chat::run(args, &cli.common),
         Command::Merge(args) => merge::run(args, &cli.common),
         Command::Corpus(args) => corpus::run(args),
-        Command::Report(args) => analyze::report(args),
+        Command::Report(args) => analyze::report(args, &cli.common),
         Command::Metrics => analyze::metrics(),
         Command::Bench(args) => bench::run(args, &cli.common),
     }

@@ -1,6 +1,9 @@
 //! The one public error: which input failed, what was expected, what was found and what to do about it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
 /// `Result` of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -10,7 +13,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused to read or write something.
-    #[error("cannot {action} {}: {reason}", path.display())]
+    #[error("cannot {action} {}: {reason}{}", path.display(), hint(help_of(reason)))]
     Io {
         /// What was attempted: "open", "create", …
         action: &'static str,
@@ -208,6 +211,17 @@ fn lines(items: &[impl ToString]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
+/// What to do about an answer of the system; may be empty.
+fn help_of(reason: &std::io::Error) -> &'static str {
+    match reason.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            "make room on that disk and run the command again; tune with --resume, sweep, study and eval go on where they were"
+        }
+        ErrorKind::ReadOnlyFilesystem => "name a folder on a disk that can be written to",
+        _ => "",
+    }
+}
+
 /// Renders an optional hint on a line of its own.
 fn hint(help: &str) -> String {
     if help.is_empty() {
@@ -218,6 +232,18 @@ fn hint(help: &str) -> String {
 }
 
 impl Error {
+    /// Whether other work had better not begin either: the caller asked to stop, or the disk takes nothing more.
+    pub(crate) fn ends_all(&self) -> bool {
+        match self {
+            Self::Interrupted => true,
+            Self::Io { reason, .. } => matches!(
+                reason.kind(),
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem
+            ),
+            _ => false,
+        }
+    }
+
     /// An [`Error::Io`] for `map_err`.
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();

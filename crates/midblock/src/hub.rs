@@ -7,7 +7,7 @@ use crate::{Error, Result};
 pub(crate) use hf_hub::RepoType;
 use hf_hub::{
     Cache, Repo,
-    api::sync::{ApiBuilder, ApiError, ApiRepo},
+    api::sync::{Api, ApiBuilder, ApiError, ApiRepo},
 };
 use std::path::PathBuf;
 
@@ -115,6 +115,7 @@ impl Repository {
             repository: self,
             cache,
             repo: api.repo(self.at(&info.sha)),
+            api,
             commit: info.sha,
             names: info.siblings.into_iter().map(|sibling| sibling.rfilename).collect(),
             on_transfer,
@@ -170,10 +171,16 @@ fn status(error: &ApiError) -> Option<u16> {
     text.split_once("http status: ")?.1.get(..3)?.parse().ok()
 }
 
+/// Whether what is there of a file is longer than the file, or as long, so that the hub has no rest of it.
+fn cannot_resume(error: &ApiError) -> bool {
+    matches!(error, ApiError::InvalidResume) || status(error) == Some(416)
+}
+
 /// One commit of a repository that the hub has answered for.
 pub(crate) struct Remote<'a> {
     repository: &'a Repository,
     cache: Cache,
+    api: Api,
     repo: ApiRepo,
     commit: String,
     /// The files of the repository.
@@ -201,14 +208,30 @@ impl Remote<'_> {
         if path.exists() {
             return Ok(path);
         }
+        let downloaded = match self.download(file) {
+            Err(error) if cannot_resume(&error) => self.forget_part(file).and_then(|()| self.download(file)),
+            downloaded => downloaded,
+        };
+        downloaded.map_err(|error| self.repository.failed(&format!("downloaded ({file})"), &error))
+    }
+
+    fn download(&self, file: &str) -> Result<PathBuf, ApiError> {
         let report = Report {
             file: file.to_owned(),
             done_bytes: 0,
             total_bytes: 0,
             on_transfer: self.on_transfer,
         };
-        let downloaded = self.repo.download_with_progress(file, report);
-        downloaded.map_err(|error| self.repository.failed(&format!("downloaded ({file})"), &error))
+        self.repo.download_with_progress(file, report)
+    }
+
+    /// Removes what an interrupted download left of a file.
+    fn forget_part(&self, file: &str) -> Result<(), ApiError> {
+        let metadata = self.api.metadata(&self.repo.url(file))?;
+        let blobs = self.cache.repo(self.repository.at(&self.commit));
+        let part = blobs.blob_path(metadata.etag()).with_extension("part");
+        tracing::warn!(part = %part.display(), "an interrupted download cannot go on; it begins anew");
+        Ok(std::fs::remove_file(part)?)
     }
 
     fn folder(&self) -> PathBuf {

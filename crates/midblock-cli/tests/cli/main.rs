@@ -8,6 +8,7 @@ mod carve;
 mod drift;
 mod erase;
 mod eval;
+mod faults;
 mod generate;
 mod interrupt;
 mod memory;
@@ -18,6 +19,7 @@ mod pretrain;
 #[path = "../../examples/random_checkpoint/writer.rs"]
 mod random_checkpoint;
 mod ranks;
+mod shard;
 mod study;
 mod sweep;
 mod tune;

@@ -145,6 +145,31 @@ mod tests {
         assert!(again.is_ok());
     }
 
+    /// A file that is cut in the cache is named; once it is removed, it comes again. A download that was killed goes on, and begins anew
+    /// if what is there of it cannot be right.
+    #[test]
+    fn a_damaged_cache_can_be_mended() {
+        let cache = tempfile::tempdir().unwrap();
+        let hub = options(cache.path(), &serve(tiny()), false);
+        let values = |hub: &HubOptions| Ok::<_, Error>(open("org/tiny", hub)?.tensor("model.b")?.to_f32());
+        values(&hub).unwrap();
+        let snapshot = cache.path().join("models--org--tiny/snapshots").join(COMMIT);
+        let shard = snapshot.join("model-2.safetensors");
+        let bytes = fs::read(&shard).unwrap();
+        fs::write(&shard, &bytes[..bytes.len() - 1]).unwrap(); // the blob that it links to
+        let message = values(&hub).unwrap_err().to_string();
+        assert!(
+            message.contains("model-2.safetensors") && message.contains("in the cache of a hub, remove it first"),
+            "{message}"
+        );
+        let blob = fs::canonicalize(&shard).unwrap();
+        for left in [&bytes[..5], &bytes, &[&bytes[..], b"more"].concat()] {
+            fs::remove_file(&shard).unwrap();
+            fs::write(blob.with_extension("part"), left).unwrap();
+            assert_eq!(values(&hub).unwrap(), [2.]);
+        }
+    }
+
     #[test]
     fn a_named_file_is_fetched_alone() {
         let cache = tempfile::tempdir().unwrap();

@@ -78,7 +78,7 @@ fn is_recomputed_buffer(name: &str, dtype: safetensors::Dtype) -> bool {
 }
 
 /// What is wrong with the file, with the lengths a reader needs to tell a cut download from a bad writer.
-fn explain(error: &SafeTensorError, bytes: &[u8]) -> String {
+pub(crate) fn explain(error: &SafeTensorError, bytes: &[u8]) -> String {
     let file_len = bytes.len();
     if bytes.starts_with(b"version https://git-lfs") {
         return "it is a Git LFS pointer, not the weights\n  help: run `git lfs pull` in its folder".to_owned();
@@ -98,7 +98,7 @@ fn explain(error: &SafeTensorError, bytes: &[u8]) -> String {
             let declared_len = data_len(bytes, n).map_or_else(|| "another size".to_owned(), |d| format!("{d} bytes"));
             let data_len = (file_len as u64).saturating_sub(8 + n);
             format!(
-                "the header describes {declared_len} of data, the file holds {data_len} bytes\n  help: download or copy it again"
+                "the header describes {declared_len} of data, the file holds {data_len} bytes\n  help: download or copy it again; if it is in the cache of a hub, remove it first"
             )
         }
         (SafeTensorError::TensorInvalidInfo, Some(n)) => {

@@ -10,9 +10,10 @@ use super::{
 };
 use crate::{
     Error, Result,
+    atomic::{PARTIAL, remove},
     model::{Architecture, BlockTensors, ParameterId},
     progress::{Progress, Unit},
-    run::write_bytes,
+    run::{lock, write_bytes},
 };
 use midblock_kernels::Dtype;
 use serde_json::{Value, json};
@@ -202,36 +203,43 @@ pub fn check_new(out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Creates `out` with what `fill` puts into it, or nothing.
+/// Creates `out` with what `fill` puts into it, or nothing. It is filled as `.partial-NAME` beside it; what a killed process left
+/// there is removed.
 pub(crate) fn create_folder(out: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     check_new(out)?;
     let parent = match out.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
-    fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
-    let temporary = tempfile::Builder::new().prefix(".partial-").tempdir_in(parent);
-    let temporary = temporary.map_err(Error::io("create a folder in", parent))?;
-    fill(temporary.path())?;
-    make_readable(temporary.path()).map_err(Error::io("set the permissions of", temporary.path()))?;
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    let partial = parent.join(format!("{PARTIAL}{name}"));
+    fs::create_dir_all(&partial).map_err(Error::io("create", &partial))?;
+    let _lock = lock::take(&partial)?;
+    let filled = empty(&partial)
+        .and_then(|()| fill(&partial))
+        .and_then(|()| publish(&partial, out));
+    if filled.is_err() {
+        _ = fs::remove_dir_all(&partial); // the error says more than that this failed too
+    }
+    filled
+}
+
+/// Removes everything from a folder but its lock.
+fn empty(folder: &Path) -> Result<()> {
+    let mut entries = fs::read_dir(folder).map_err(Error::io("list", folder))?.flatten();
+    entries.try_for_each(|entry| match entry.file_name() == lock::NAME {
+        true => Ok(()),
+        false => remove(&entry.path()),
+    })
+}
+
+/// Gives a folder its name.
+fn publish(partial: &Path, out: &Path) -> Result<()> {
+    lock::remove_name(partial)?;
     if out.is_dir() {
         fs::remove_dir(out).map_err(Error::io("replace", out))?;
     }
-    fs::rename(temporary.path(), out).map_err(Error::io("rename to", out))?;
-    _ = temporary.keep(); // it has another name now
-    Ok(())
-}
-
-/// Temporary folders are private to their owner; results are as readable as any other.
-#[cfg(unix)]
-fn make_readable(folder: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o755))
-}
-
-#[cfg(not(unix))]
-fn make_readable(_: &Path) -> std::io::Result<()> {
-    Ok(())
+    fs::rename(partial, out).map_err(Error::io("rename to", out))
 }
 
 /// Fills shards one after another; none is empty.

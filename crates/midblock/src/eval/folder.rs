@@ -16,7 +16,7 @@
 use super::{EvalConfig, Evaluation, ItemRecord};
 use crate::{
     Error, Result,
-    atomic::write_atomic,
+    atomic::{is_partial, remove_leftovers, write_atomic},
     checkpoint::FileHash,
     ranks::Ranks,
     run::{DONE, METRICS_CSV, REPORT_HTML, RUN_JSON, RunInfo, SCHEMA, lock, remove_if_there, write_bytes},
@@ -179,13 +179,16 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path, format: &'static str) 
 }
 
 fn read_info(path: &Path) -> Result<EvaluationInfo> {
-    let info: EvaluationInfo = read_json(path, "evaluation run")?;
-    let schema = info.run.midblock_run_schema;
-    if schema > SCHEMA {
-        let problem = format!("its schema {schema} is newer than {SCHEMA}; update midblock");
-        return Err(Error::malformed(path, "evaluation run", problem));
+    let malformed = |problem: String| Error::malformed(path, "evaluation run", problem);
+    let value: Value = read_json(path, "evaluation run")?;
+    // the schema decides first: a newer file may well miss fields this version wants
+    let schema = value["midblock_run_schema"].as_u64().unwrap_or_default();
+    if schema > u64::from(SCHEMA) {
+        return Err(malformed(format!(
+            "its schema {schema} is newer than {SCHEMA}; update midblock"
+        )));
     }
-    Ok(info)
+    serde_json::from_value(value).map_err(|error| malformed(error.to_string()))
 }
 
 /// Reads items back. An unfinished last line, which a killed process may leave, is passed over.
@@ -230,16 +233,18 @@ impl EvaluationFolder {
             let entries = fs::read_dir(dir).map_err(Error::io("list", dir))?.flatten();
             let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
             let ours = [lock::NAME, ITEMS_JSONL];
-            let foreign = names.into_iter().find(|name| {
-                !ours.contains(&name.as_str()) && ![".partial-", OF_RANK].iter().any(|p| name.starts_with(p))
-            });
+            let foreign = names
+                .into_iter()
+                .find(|name| !ours.contains(&name.as_str()) && !is_partial(name) && !name.starts_with(OF_RANK));
             if let Some(foreign) = foreign {
                 return Err(refuse(format!("the folder holds something else: {foreign}")));
             }
         }
         fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
+        let lock = lock::take(dir)?;
+        remove_leftovers(dir)?;
         Ok(Self {
-            _lock: lock::take(dir)?,
+            _lock: lock,
             earlier: json.exists().then(|| read_info(&json)).transpose()?,
             dir: dir.to_path_buf(),
         })

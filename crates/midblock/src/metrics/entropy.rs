@@ -16,7 +16,8 @@ use faer::{Mat, MatRef};
 use rayon::prelude::*;
 
 /// What an entropy is divided by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Normalization {
     /// ln min(rows, D), the largest entropy there can be.
     #[default]

@@ -81,7 +81,7 @@ impl std::str::FromStr for Protocol {
 }
 
 /// Which matrix entropy.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct EntropyOptions {
     /// Rényi order α > 0 of prompt and dataset entropy; 1 is Shannon's.
     pub alpha: f64,

@@ -63,30 +63,37 @@ pub struct Collector {
     sections: Vec<Section>,
     /// Batch and row range of every sequence.
     places: Vec<(usize, Range<usize>)>,
-    /// View group of every token of every sequence; empty where a sequence has fewer tokens than groups.
+    /// View group of every token of every sequence, none where a sequence has fewer tokens than groups; empty if views are not wanted.
     groups: Vec<Vec<u8>>,
 }
 
 impl Collector {
-    /// For the sequences of `batches`, in order.
-    pub fn new(hidden: usize, pooling: Pooling, sections: Vec<Section>, batches: &[Batch], seed: u64) -> Self {
-        let places: Vec<_> = batches
+    /// For the sequences of `batches`, in order; without views.
+    pub fn new(hidden: usize, pooling: Pooling, sections: Vec<Section>, batches: &[Batch]) -> Self {
+        let places = batches
             .iter()
             .enumerate()
             .flat_map(|(index, batch)| batch.offsets().windows(2).map(move |w| (index, w[0]..w[1])))
-            .collect();
-        let groups = places
-            .iter()
-            .enumerate()
-            .map(|(i, (_, rows))| view_groups(rows.len(), i, seed))
             .collect();
         Self {
             hidden,
             pooling,
             sections,
             places,
-            groups,
+            groups: Vec::new(),
         }
+    }
+
+    /// With views. `numbers` says for each sequence which of the whole run's it is, so that its groups are the same in any part of it.
+    ///
+    /// # Panics
+    /// If there is not a number for each sequence.
+    #[must_use]
+    pub fn with_views(mut self, seed: u64, numbers: &[usize]) -> Self {
+        assert_eq!(numbers.len(), self.places.len(), "one number for each sequence");
+        let groups = |(&number, (_, rows)): (&usize, &(usize, Range<usize>))| view_groups(rows.len(), number, seed);
+        self.groups = numbers.iter().zip(&self.places).map(groups).collect();
+        self
     }
 
     /// One capture per section of the states of one track.
@@ -100,17 +107,19 @@ impl Collector {
     fn collect_section<B: Backend>(&self, backend: &B, states: &[B::Buffer], section: &Section) -> Capture {
         let d = self.hidden;
         let samples = section.sequences.len();
+        let viewed = if self.groups.is_empty() { 0 } else { samples };
         let mut capture = Capture {
             dim: d,
             pooled: vec![0.0; samples * d],
-            views: vec![0.0; samples * VIEWS * d],
+            views: vec![0.0; viewed * VIEWS * d],
             tokens: vec![Vec::new(); section.token_samples.min(samples)],
         };
         let mut tokens: Vec<_> = capture.tokens.iter_mut().map(Some).collect();
         tokens.resize_with(samples, || None);
+        let mut views: Vec<_> = capture.views.chunks_mut(VIEWS * d).map(Some).collect();
+        views.resize_with(samples, || None);
         let sequences = section.sequences.clone().into_par_iter();
         let pooled = capture.pooled.par_chunks_mut(d);
-        let views = capture.views.par_chunks_mut(VIEWS * d);
         sequences
             .zip(pooled)
             .zip(views)
@@ -120,7 +129,9 @@ impl Collector {
                 let mut states_of_sample = vec![0f32; rows.len() * d]; // (T, D)
                 backend.read(&states[*batch], rows.start * d, &mut states_of_sample);
                 pool(self.pooling, d, &states_of_sample, pooled);
-                pool_views(&self.groups[sequence], d, &states_of_sample, views);
+                if let Some(views) = views {
+                    pool_views(&self.groups[sequence], d, &states_of_sample, views);
+                }
                 if let Some(tokens) = tokens {
                     *tokens = states_of_sample;
                 }
@@ -194,7 +205,8 @@ mod tests {
         let states = |rows: Range<usize>| -> Vec<f64> { rows.flat_map(|r| [r as f64, 10.0 * r as f64]).collect() };
         let backend = Reference;
         let states = [backend.upload(&states(0..7)), backend.upload(&states(7..11))];
-        Collector::new(2, pooling, sections, &batches, 7).collect(&backend, &states)
+        let collector = Collector::new(2, pooling, sections, &batches);
+        collector.with_views(7, &[0, 1, 2]).collect(&backend, &states)
     }
 
     #[test]
@@ -222,5 +234,36 @@ mod tests {
         let mut firsts: Vec<f64> = second.views.chunks(2).map(|v| v[0]).collect();
         firsts.sort_by(f64::total_cmp);
         assert_eq!(firsts, [7.0, 8.0, 9.0, 10.0]);
+    }
+
+    #[test]
+    fn a_sequence_has_the_views_of_its_number() {
+        let backend = Reference;
+        let states: Vec<f64> = (0..40).map(f64::from).collect();
+        let views = |sequences: usize, numbers: &[usize]| {
+            let batches = [Batch::new(&vec![vec![0; 20]; sequences])];
+            let section = Section {
+                sequences: 0..sequences,
+                token_samples: 0,
+            };
+            let collector = Collector::new(1, Pooling::Mean, vec![section], &batches).with_views(7, numbers);
+            let captures = collector.collect(&backend, &[backend.upload(&states[..20 * sequences])]);
+            captures.into_iter().next().unwrap().views
+        };
+        let both = views(2, &[8, 9]);
+        assert_eq!(both[..VIEWS], views(1, &[8]));
+        assert_ne!(both[..VIEWS], views(1, &[9]));
+    }
+
+    #[test]
+    fn views_are_left_out_unless_wanted() {
+        let batches = [Batch::new(&[vec![0; 5]])];
+        let section = Section {
+            sequences: 0..1,
+            token_samples: 0,
+        };
+        let collector = Collector::new(1, Pooling::Mean, vec![section], &batches);
+        let capture = collector.collect(&Reference, &[Reference.upload(&[1.0; 5])]).remove(0);
+        assert_eq!((capture.pooled, capture.views), (vec![1.0], vec![]));
     }
 }

@@ -89,10 +89,12 @@ impl Communicator for Mpi {
             let from = |len: usize| (call * piece).min(len)..((call + 1) * piece).min(len);
             let out: Vec<&[u8]> = parts.iter().map(|part| &part[from(part.len())]).collect();
             let lengths: Vec<usize> = sizes.iter().map(|size| from((size >> 1) as usize).len()).collect();
-            let mut bytes = vec![0u8; lengths.iter().sum()];
+            // one byte more than needed: Rust's empty buffers are at address 1, which is Open MPI's MPI_IN_PLACE
+            let mut bytes = vec![0u8; lengths.iter().sum::<usize>() + 1];
             let [given, taken] = [out.iter().map(|part| part.len()).collect(), lengths.clone()].map(places);
-            let out = out.concat();
-            let out = Partition::new(&out[..], given.0, given.1);
+            let mut sent = out.concat();
+            sent.push(0);
+            let out = Partition::new(&sent[..], given.0, given.1);
             let mut into = PartitionMut::new(&mut bytes[..], taken.0, taken.1);
             world.all_to_all_varcount_into(&out, &mut into);
             let mut rest = bytes.as_slice();

@@ -357,6 +357,7 @@ mod tests {
             timings: Vec::new(),
             peak_private_bytes: None,
             warnings: Vec::new(),
+            parts: Vec::new(),
         };
         Run {
             info,

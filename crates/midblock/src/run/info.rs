@@ -45,6 +45,28 @@ pub struct RunInfo {
     pub peak_private_bytes: Option<u64>,
     /// What the user should know before trusting the numbers.
     pub warnings: Vec<String>,
+    /// The processes that shared the work, if there were several; `timings` are then their sum.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<PartInfo>,
+}
+
+/// One of several processes that shared the work of a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PartInfo {
+    /// Which, such as "shard 3/16".
+    pub part: String,
+    /// Worker threads.
+    pub threads: usize,
+    /// Where it ran.
+    pub machine: Machine,
+    /// Start, UTC, RFC 3339.
+    pub started_at: String,
+    /// End, UTC, RFC 3339.
+    pub finished_at: String,
+    /// Where its time went, in order.
+    pub timings: Vec<Phase>,
+    /// As of [`RunInfo`].
+    pub peak_private_bytes: Option<u64>,
 }
 
 /// One model of a run.

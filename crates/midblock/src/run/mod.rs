@@ -20,7 +20,7 @@ pub(crate) mod table;
 mod writer;
 
 pub use crate::checkpoint::FileHash;
-pub use info::{DatasetInfo, Machine, ModelInfo, Phase, RunInfo, SCHEMA, Seed, Skipped, timestamp_utc};
+pub use info::{DatasetInfo, Machine, ModelInfo, PartInfo, Phase, RunInfo, SCHEMA, Seed, Skipped, timestamp_utc};
 pub(crate) use machine::place;
 pub use machine::{peak_rss_bytes, private_rss_bytes};
 pub use record::{Record, WeightRecord};

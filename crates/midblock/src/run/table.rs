@@ -3,12 +3,12 @@
 use crate::{Error, Result, atomic::write_atomic};
 use arrow_array::{ArrayRef, Float64Array, RecordBatch, StringArray, UInt64Array};
 use arrow_schema::{Field, Schema};
-use parquet::{arrow::ArrowWriter, basic::Compression, file::properties::WriterProperties};
+use parquet::{arrow::ArrowWriter, basic::Compression, errors::ParquetError, file::properties::WriterProperties};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{fs::File, io::Write, path::Path, sync::Arc};
 
 /// Writes `rows` under `columns`, the names of their fields; the header is there even when no row is.
-pub(super) fn write_csv<R: Serialize>(path: &Path, out: impl Write, columns: &[&str], rows: &[R]) -> Result<()> {
+pub(crate) fn write_csv<R: Serialize>(path: &Path, out: impl Write, columns: &[&str], rows: &[R]) -> Result<()> {
     let failed = |error: csv::Error| Error::io("write", path)(error.into());
     let mut writer = csv::WriterBuilder::new().has_headers(false).from_writer(out);
     writer.write_record(columns).map_err(failed)?;
@@ -19,7 +19,7 @@ pub(super) fn write_csv<R: Serialize>(path: &Path, out: impl Write, columns: &[&
 }
 
 /// Reads a table that [`write_csv`] wrote; the header must be exactly `columns`.
-pub(super) fn read_csv<R: DeserializeOwned>(path: &Path, columns: &[&str]) -> Result<Vec<R>> {
+pub(crate) fn read_csv<R: DeserializeOwned>(path: &Path, columns: &[&str]) -> Result<Vec<R>> {
     let file = File::open(path).map_err(Error::io("open", path))?;
     let malformed = |error: csv::Error| match error.into_kind() {
         csv::ErrorKind::Io(source) => Error::io("read", path)(source),
@@ -96,13 +96,23 @@ pub(crate) trait Row: Serialize {
 
 /// Writes `rows` as one Parquet table.
 pub(super) fn write_parquet<R: Row>(path: &Path, out: impl Write + Send, rows: &[R]) -> Result<()> {
-    let failed = |error: parquet::errors::ParquetError| Error::io("write", path)(std::io::Error::other(error));
+    let failed = |error: ParquetError| Error::io("write", path)(refused_by(error));
     let batch = record_batch(rows);
     let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
     let mut writer = ArrowWriter::try_new(out, batch.schema(), Some(properties)).map_err(failed)?;
     writer.write(&batch).map_err(failed)?;
     writer.close().map_err(failed)?;
     Ok(())
+}
+
+/// The system's answer, if it was that: what a full disk says is not to be lost.
+fn refused_by(error: ParquetError) -> std::io::Error {
+    match error {
+        ParquetError::External(source) => source
+            .downcast()
+            .map_or_else(std::io::Error::other, |answer: Box<std::io::Error>| *answer),
+        other => std::io::Error::other(other),
+    }
 }
 
 /// The columns as Arrow arrays.

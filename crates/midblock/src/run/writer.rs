@@ -3,17 +3,28 @@
 use super::{
     DONE, METRICS, METRICS_CSV, METRICS_PARQUET, REPORT_HTML, RUN_JSON, Run, RunInfo, WEIGHTS_CSV, WeightRecord, table,
 };
-use crate::{Error, Result, atomic::write_atomic};
+use crate::{
+    Error, Result,
+    atomic::{PARTIAL, is_partial, remove_leftovers, write_atomic},
+    rng,
+};
+use rand::Rng;
 use std::{
     fs,
     io::{self, ErrorKind, Write},
     path::{Path, PathBuf},
 };
+use tempfile::NamedTempFile;
 
-/// A claim on a folder, made before the work begins so that an unusable one is refused early.
+/// Bytes that are taken on the disk until a run is written: more than most runs need.
+const ROOM: usize = 4 << 20;
+
+/// A claim on a folder, made before the work begins so that an unusable one is refused early. It takes room on the disk, so that a
+/// disk that others fill meanwhile does not cost the work.
 #[derive(Debug)]
 pub struct RunWriter {
     dir: PathBuf,
+    room: Option<NamedTempFile>,
     /// Folders that were not there before, the innermost first.
     created: Vec<PathBuf>,
 }
@@ -51,10 +62,14 @@ impl RunWriter {
         }
         let is_new = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
         let created = dir.ancestors().take_while(is_new).map(Path::to_path_buf).collect();
-        let writer = Self { dir, created };
+        let mut writer = Self {
+            dir,
+            room: None,
+            created,
+        };
         fs::create_dir_all(&writer.dir).map_err(Error::io("create", &writer.dir))?;
-        // The disk may be read-only: say so now and not after hours of work.
-        tempfile::tempfile_in(&writer.dir).map_err(Error::io("create a file in", &writer.dir))?;
+        // The disk may be read-only or full: say so now and not after hours of work.
+        writer.room = Some(take_room(&writer.dir)?);
         Ok(writer)
     }
 
@@ -72,6 +87,7 @@ impl RunWriter {
         // From here until the new DONE the folder mixes two runs: it must not pass for either.
         remove_if_there(&path(DONE))?;
         self.created.clear();
+        self.room = None;
 
         let info =
             serde_json::to_vec_pretty(&run.info).map_err(|error| Error::io("write", path(RUN_JSON))(error.into()))?;
@@ -94,6 +110,7 @@ impl RunWriter {
 impl Drop for RunWriter {
     /// An abandoned claim leaves no empty folder behind.
     fn drop(&mut self) {
+        self.room = None;
         for folder in &self.created {
             // Fails if someone else has put a file there meanwhile, and then the folder is not ours to remove.
             let _ = fs::remove_dir(folder);
@@ -126,21 +143,17 @@ fn holds_foreign_files(dir: &Path) -> Result<bool> {
     let unfinished_run = names.iter().any(|name| name == RUN_JSON) && RunInfo::read(&dir.join(RUN_JSON)).is_ok();
     Ok(!names
         .iter()
-        .all(|name| is_leftover(&name.to_string_lossy()) || unfinished_run && OURS.iter().any(|ours| name == ours)))
+        .all(|name| is_partial(&name.to_string_lossy()) || unfinished_run && OURS.iter().any(|ours| name == ours)))
 }
 
-fn is_leftover(name: &str) -> bool {
-    name.starts_with(".partial-")
-}
-
-/// Removes temporary files of a run that was killed.
-fn remove_leftovers(dir: &Path) -> Result<()> {
-    for entry in fs::read_dir(dir).map_err(Error::io("list", dir))?.flatten() {
-        if is_leftover(&entry.file_name().to_string_lossy()) {
-            remove_if_there(&entry.path())?;
-        }
-    }
-    Ok(())
+/// A file of noise, which no file system stores in less.
+fn take_room(dir: &Path) -> Result<NamedTempFile> {
+    let mut noise = vec![0; ROOM];
+    rng::stream(0, "room", &[]).fill_bytes(&mut noise);
+    let mut file = NamedTempFile::with_prefix_in(PARTIAL, dir).map_err(Error::io("create a file in", dir))?;
+    let written = file.write_all(&noise).and_then(|()| file.as_file().sync_data());
+    written.map_err(Error::io("take room for the results in", dir))?;
+    Ok(file)
 }
 
 pub(crate) fn remove_if_there(path: &Path) -> Result<()> {
@@ -194,6 +207,7 @@ mod tests {
             }],
             peak_private_bytes: Some(1 << 30),
             warnings: vec!["N is small".into()],
+            parts: Vec::new(),
         };
         let record = Record {
             model: "base".into(),

@@ -6,21 +6,24 @@
 //!
 //! Files appear complete or not at all. The cache is bounded: beyond 16 GiB those that were not used for the longest time go
 //! (a 7B model with k = 768 takes 8 GiB, SmolLM2-135M with k = 128 0.2 GB). A disk that refuses costs the computation only.
+//! What killed processes left half-written goes an hour later.
 
 use super::SingularBlock;
-use crate::{Error, Result, progress::Progress, run::write_bytes};
+use crate::{Error, Result, atomic::is_partial, progress::Progress, run::write_bytes};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::{
     collections::HashMap,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 /// Changes with the numbers that the method gives.
 const VERSION: &str = "midblock singular block v1";
 const MOST_BYTES: u64 = 16 << 30;
+/// After this a file that is not complete is nobody's any more.
+const ABANDONED: Duration = Duration::from_secs(3600);
 const EXTENSION: &str = "safetensors";
 /// Name of the header's entry with the hash of the data.
 const HASH: &str = "blake3";
@@ -204,7 +207,7 @@ fn decode(bytes: &[u8], shape: [usize; 2], k: usize) -> Result<SingularBlock, St
     })
 }
 
-/// Removes blocks, the longest unused first, until those in `dir` take no more than `bytes`.
+/// Removes blocks, the longest unused first, until those in `dir` take no more than `bytes`, and what was left half-written.
 fn make_room(dir: &Path, bytes: u64) -> io::Result<()> {
     let mut blocks = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -212,6 +215,8 @@ fn make_room(dir: &Path, bytes: u64) -> io::Result<()> {
         if entry.path().extension().is_some_and(|extension| extension == EXTENSION) {
             let metadata = entry.metadata()?;
             blocks.push((metadata.modified()?, metadata.len(), entry.path()));
+        } else if is_partial(&entry.file_name().to_string_lossy()) {
+            remove_abandoned(&entry)?;
         }
     }
     blocks.sort();
@@ -228,6 +233,20 @@ fn make_room(dir: &Path, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
+fn remove_abandoned(entry: &fs::DirEntry) -> io::Result<()> {
+    let age = entry
+        .metadata()
+        .and_then(|metadata| metadata.modified())
+        .map(|time| time.elapsed());
+    match age {
+        Ok(Ok(age)) if age > ABANDONED => match fs::remove_file(entry.path()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        },
+        _ => Ok(()), // being written, or gone meanwhile
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,7 +254,6 @@ mod tests {
         progress::{Silent, Unit},
         rng,
     };
-    use std::time::Duration;
 
     const SHAPE: [usize; 2] = [6, 4];
 
@@ -349,6 +367,28 @@ mod tests {
         let mut expected = vec![path(0), path(2), path(3)];
         expected.sort();
         assert_eq!(files(dir.path()), expected);
+    }
+
+    #[test]
+    fn what_was_left_half_written_goes_after_an_hour() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = in_folder(dir.path());
+        get(&cache, 0, 2);
+        let left = |name: &str, age_s| {
+            let path = dir.path().join("made/on/demand").join(name);
+            fs::write(&path, "half").unwrap();
+            let time = SystemTime::now() - Duration::from_secs(age_s);
+            File::options()
+                .append(true)
+                .open(&path)
+                .unwrap()
+                .set_modified(time)
+                .unwrap();
+            path
+        };
+        let (old, new) = (left(".partial-old", 3700), left(".partial-new", 3500));
+        get(&cache, 1, 2);
+        assert!(!old.exists() && new.exists());
     }
 
     #[test]

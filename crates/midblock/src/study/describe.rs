@@ -12,7 +12,7 @@ use serde_json::json;
 use std::time::SystemTime;
 
 /// Key of the number of tokens that went through a block, over all blocks.
-pub(super) const BLOCK_TOKENS: &str = "block_tokens_computed";
+pub(in crate::study) const BLOCK_TOKENS: &str = "block_tokens_computed";
 
 pub(super) fn model(participant: &Participant<'_>) -> Result<ModelInfo> {
     let Participant {
@@ -98,6 +98,7 @@ pub(super) fn run(
         timings,
         peak_private_bytes,
         warnings,
+        parts: Vec::new(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A whole experiment, composed of the other rooms.
 
 pub mod alphas;
-mod analyze;
+pub mod analyze;
 pub mod battery;
 mod blend;
 pub mod carve;
@@ -32,7 +32,7 @@ pub mod training;
 mod weights;
 
 pub use crate::eval::{Difference, paired_difference};
-pub use analyze::{AnalyzeConfig, BASE, Variant, analyze};
+pub use analyze::{Analysis, AnalyzeConfig, BASE, Measuring, Shard, Variant, analyze};
 pub use blend::{Blend, LossDifference};
 pub use estimate::Estimate;
 pub use layers::Layers;

@@ -8,6 +8,7 @@
 use super::{Position, Stepper};
 use crate::{
     Error, Result,
+    atomic::{PARTIAL, remove_leftovers},
     checkpoint::{
         TensorSource,
         shards::Shards,
@@ -28,7 +29,6 @@ const FORMAT: u32 = 1;
 const STATE_JSON: &str = "state.json";
 const STATE_TENSORS: &str = "state.safetensors";
 const PREFIX: &str = "step-";
-const LEFTOVER: &str = ".partial-";
 
 /// The options of a run, as its checkpoints remember them.
 pub trait Settings: Clone + Serialize + DeserializeOwned {
@@ -161,10 +161,23 @@ impl<C: Settings> Checkpoints<C> {
     /// [`Error::Io`]; the checkpoints before are then untouched.
     pub fn save(&self, position: &Position, stepper: &mut dyn Stepper) -> Result<PathBuf> {
         fs::create_dir_all(&self.dir).map_err(Error::io("create", &self.dir))?;
-        self.remove_leftovers()?;
+        remove_leftovers(&self.dir)?;
         let folder = self.folder(position.step);
-        let partial = self.dir.join(format!("{LEFTOVER}{PREFIX}{:06}", position.step));
-        fs::create_dir(&partial).map_err(Error::io("create", &partial))?;
+        let partial = self.dir.join(format!("{PARTIAL}{PREFIX}{:06}", position.step));
+        let filled = self.fill(&partial, position, stepper);
+        if filled.is_err() {
+            _ = fs::remove_dir_all(&partial); // a full disk needs the room
+        }
+        filled?;
+        self.remove(&folder)?;
+        fs::rename(&partial, &folder).map_err(Error::io("rename to", &folder))?;
+        sync(&self.dir)?;
+        self.rotate(position)?;
+        Ok(folder)
+    }
+
+    fn fill(&self, partial: &Path, position: &Position, stepper: &mut dyn Stepper) -> Result<()> {
+        fs::create_dir(partial).map_err(Error::io("create", partial))?;
         write_state(&partial.join(STATE_TENSORS), stepper)?;
         let saved = Saved {
             midblock_checkpoint_format: FORMAT,
@@ -173,20 +186,33 @@ impl<C: Settings> Checkpoints<C> {
         };
         let json = partial.join(STATE_JSON);
         let text = serde_json::to_vec_pretty(&saved).map_err(|error| Error::io("write", &json)(error.into()))?;
-        write_bytes(&json, &text)?; // syncs the folder too
-        self.remove(&folder)?;
-        fs::rename(&partial, &folder).map_err(Error::io("rename to", &folder))?;
-        sync(&self.dir)?;
-        self.rotate(position)?;
-        Ok(folder)
+        write_bytes(&json, &text) // syncs the folder too
     }
 
-    /// The newest checkpoint's folder; `None` if there is none.
+    /// The newest whole checkpoint's folder, the newest if none is whole; `None` if there is none. One is whole when it gets its name,
+    /// but a bucket that is mounted as a folder may have lost a part of it.
     ///
     /// # Errors
     /// [`Error::Io`] if the folder cannot be read.
     pub fn newest(&self) -> Result<Option<PathBuf>> {
-        Ok(self.steps()?.last().map(|&step| self.folder(step)))
+        let steps = self.steps()?;
+        let whole = steps.iter().rev().find(|&&step| is_whole(&self.folder(step)));
+        Ok(whole.or(steps.last()).map(|&step| self.folder(step)))
+    }
+
+    /// Says so if there are newer checkpoints than `folder`, which are not whole.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the folder cannot be read.
+    pub fn passed_over(&self, folder: &Path) -> Result<Option<String>> {
+        let last = self.steps()?.last().map(|&step| self.folder(step));
+        Ok(last.filter(|last| last != folder).map(|last| {
+            format!(
+                "the checkpoint {} is not whole; the run goes on from {}",
+                last.display(),
+                folder.display()
+            )
+        }))
     }
 
     /// Reads where a checkpoint is and checks that it is of this run. Returns a warning, if there is reason for one.
@@ -246,20 +272,17 @@ impl<C: Settings> Checkpoints<C> {
             return Ok(());
         }
         let name = folder.file_name().unwrap_or_default().display();
-        let doomed = self.dir.join(format!("{LEFTOVER}old-{name}"));
+        let doomed = self.dir.join(format!("{PARTIAL}old-{name}"));
         fs::rename(folder, &doomed).map_err(Error::io("rename to", &doomed))?;
         fs::remove_dir_all(&doomed).map_err(Error::io("remove", &doomed))
     }
+}
 
-    /// Removes what a killed process left.
-    fn remove_leftovers(&self) -> Result<()> {
-        for entry in fs::read_dir(&self.dir).map_err(Error::io("list", &self.dir))?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(LEFTOVER) {
-                fs::remove_dir_all(entry.path()).map_err(Error::io("remove", entry.path()))?;
-            }
-        }
-        Ok(())
-    }
+/// Whether the files of a checkpoint are there and as long as they should be.
+fn is_whole(folder: &Path) -> bool {
+    let json = fs::read(folder.join(STATE_JSON));
+    json.is_ok_and(|text| serde_json::from_slice::<serde_json::Value>(&text).is_ok())
+        && Shards::open(&[folder.join(STATE_TENSORS)]).is_ok()
 }
 
 /// Sets the stepper to what a checkpoint holds.

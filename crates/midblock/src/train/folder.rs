@@ -19,6 +19,7 @@ use super::{Ending, Line, Position, experiment::DataCount, read_lines};
 use crate::{
     Error, Result,
     adapt::Carrier,
+    atomic::{is_partial, remove, remove_leftovers},
     run::{DONE, REPORT_HTML, RUN_JSON, RunInfo, SCHEMA, lock, write_bytes},
 };
 use serde::{Deserialize, Serialize};
@@ -179,14 +180,15 @@ impl TrainingRun {
 fn read_info(path: &Path) -> Result<TrainingInfo> {
     let text = fs::read(path).map_err(Error::io("read", path))?;
     let malformed = |problem: String| Error::malformed(path, "training run", problem);
-    let info: TrainingInfo = serde_json::from_slice(&text).map_err(|error| malformed(error.to_string()))?;
-    let schema = info.run.midblock_run_schema;
-    if schema > SCHEMA {
+    let value: serde_json::Value = serde_json::from_slice(&text).map_err(|error| malformed(error.to_string()))?;
+    // the schema decides first: a newer file may well miss fields this version wants
+    let schema = value["midblock_run_schema"].as_u64().unwrap_or_default();
+    if schema > u64::from(SCHEMA) {
         return Err(malformed(format!(
             "its schema {schema} is newer than {SCHEMA}; update midblock"
         )));
     }
-    Ok(info)
+    serde_json::from_value(value).map_err(|error| malformed(error.to_string()))
 }
 
 /// A claim on a run's folder, for as long as it lives.
@@ -219,7 +221,7 @@ impl TrainingFolder {
         let run = names.iter().any(|name| name == RESOLVED_TOML || name == METRICS_JSONL);
         let foreign = names
             .iter()
-            .find(|name| !OURS.contains(&name.as_str()) && !name.starts_with(".partial-"));
+            .find(|name| !OURS.contains(&name.as_str()) && !is_partial(name));
         if let Some(foreign) = foreign.filter(|_| !resume || !run) {
             let problem = format!("the folder holds something else: {foreign}");
             return Err(refuse(&problem, "name a new or empty folder"));
@@ -249,6 +251,7 @@ impl TrainingFolder {
         let created = dir.ancestors().take_while(is_new).map(Path::to_path_buf).collect();
         fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
         let lock = lock::take(dir)?;
+        remove_leftovers(dir)?;
         if overwrite && !resume {
             for name in names.iter().filter(|name| *name != lock::NAME) {
                 remove(&dir.join(name))?;
@@ -325,18 +328,6 @@ fn names(dir: &Path) -> Result<Vec<String>> {
     Ok(entries
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect())
-}
-
-fn remove(path: &Path) -> Result<()> {
-    let removed = if path.is_dir() {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    };
-    match removed {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -288,7 +288,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
     /// [`Error::Diverged`] if the loss is not finite; nothing was changed then.
     pub fn accumulate(&mut self, items: &[Item<'_>], info: &StepInfo) -> Result<LossSum> {
         let (batch, labels) = layout(items);
-        self.enter(items, &batch)?;
+        self.enter(items, &batch);
         let Self {
             backend,
             decoder,
@@ -308,7 +308,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
         let pressure = masked.as_ref().map_or(0.0, |masked| masked.dual.pressure(info.step));
         let undisturbed = Pass::inference(*backend, &batch, rope);
         let seen = match start {
-            Some(start) => start.see(items, &undisturbed, &labels, *first, tape.hidden())?,
+            Some(start) => start.see(items, &undisturbed, &labels, *first, tape.hidden()),
             None => Seen::Nothing,
         };
         let key = rng::stream(options.seed, "dropout", &[info.step, info.micro]).next_u64();
@@ -489,15 +489,12 @@ impl<'a, B: Backend> Trainer<'a, B> {
     }
 
     /// Cross entropy of the samples' trained tokens, without dropout.
-    ///
-    /// # Errors
-    /// [`Error::Io`] of the prefix cache.
-    pub fn evaluate(&mut self, items: &[Item<'_>]) -> Result<LossSum> {
+    pub fn evaluate(&mut self, items: &[Item<'_>]) -> LossSum {
         let mut sum = LossSum::default();
         for range in Batch::plan(items.iter().map(|item| item.sample.ids.len()), EVALUATION_ROWS) {
             let items = &items[range];
             let (batch, labels) = layout(items);
-            self.enter(items, &batch)?;
+            self.enter(items, &batch);
             let Self {
                 backend,
                 decoder,
@@ -515,11 +512,11 @@ impl<'a, B: Backend> Trainer<'a, B> {
                 tokens: labels.rows.len(),
             };
         }
-        Ok(sum)
+        sum
     }
 
     /// Brings the residual stream of a batch to the first trained block.
-    fn enter(&mut self, items: &[Item<'_>], batch: &Batch) -> Result<()> {
+    fn enter(&mut self, items: &[Item<'_>], batch: &Batch) {
         let longest = longest(batch);
         if self.rope.cos.len() < longest * self.rope.half_dim {
             self.rope = self.decoder.rope(longest);
@@ -537,7 +534,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
         let mut cached = Vec::new();
         if let Some(cache) = prefix {
             for item in items {
-                cached.push(cache.get(item.key)?);
+                cached.push(cache.get(item.key));
             }
         }
         let width = |i: usize| (batch.offsets()[i + 1] - batch.offsets()[i]) * hidden;
@@ -546,7 +543,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
             for (i, values) in cached.iter().flatten().enumerate() {
                 backend.write(tape.hidden_mut(), batch.offsets()[i] * hidden, values);
             }
-            return Ok(());
+            return;
         }
         let pass = Pass::inference(*backend, batch, rope);
         decoder.ends().embed(*backend, batch, tape.hidden_mut());
@@ -558,7 +555,6 @@ impl<'a, B: Backend> Trainer<'a, B> {
                 cache.insert(item.key, &values);
             }
         }
-        Ok(())
     }
 }
 

@@ -61,7 +61,7 @@ impl<B: Backend> Stepper for Trainer<'_, B> {
     }
 
     fn evaluate(&mut self, items: &[Item<'_>]) -> Result<LossSum> {
-        self.evaluate(items)
+        Ok(self.evaluate(items))
     }
 
     fn pooled_states(&mut self, items: &[Item<'_>]) -> Vec<Vec<f64>> {

@@ -62,6 +62,7 @@ pub fn tune<B: Backend>(
     if let Some(newest) = &newest {
         let (saved, warning) = checkpoints.read(newest)?;
         position = saved;
+        warnings.extend(checkpoints.passed_over(newest)?);
         warnings.extend(warning);
     }
     let timeline = experiment.timeline();

@@ -258,5 +258,6 @@ fn info(variants: &[&str], datasets: &[&str]) -> RunInfo {
             .to_vec(),
         peak_private_bytes: Some(612 << 20),
         warnings: vec!["61 of 200 samples were cut at 128 tokens".into()],
+        parts: Vec::new(),
     }
 }

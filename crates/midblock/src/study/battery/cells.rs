@@ -3,7 +3,7 @@
 //! A cell is `cells/NAME.json` with the options it was made with, the seconds it took and its result, written when it is finished.
 //! What a study gives is always what was read back, so that one that goes on has the same digits as one that did not stop.
 
-use crate::{Error, Result, run::write_bytes};
+use crate::{Error, Result, atomic, run::write_bytes};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::{
@@ -35,6 +35,17 @@ impl Cells {
     /// A folder for what is more than numbers, such as a training run: `cells/NAME`. It is not created.
     pub fn folder(&self, name: &str) -> PathBuf {
         self.dir.join(name)
+    }
+
+    /// Removes what a killed process left besides cells.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn remove_leftovers(&self) -> Result<()> {
+        if self.dir.is_dir() {
+            atomic::remove_leftovers(&self.dir)?;
+        }
+        Ok(())
     }
 
     /// The result of `make`, kept under `name`. If it is there already, nothing is made.

@@ -69,6 +69,7 @@ impl StudyFolder {
     /// [`Error::Argument`] if something else is there; [`Error::Io`].
     pub fn claim(dir: &Path, file: &StudyFile) -> Result<Self> {
         let lock = lock::claim(dir, STUDY_TOML)?;
+        Cells::of(dir).remove_leftovers()?;
         let folder = Self {
             dir: dir.to_path_buf(),
             _lock: lock,
@@ -99,17 +100,17 @@ pub fn study<B: Backend>(
     file.check_for(kinds)?;
     let cells = Cells::of(&folder.dir);
     open(means, file, &cells, |subject| {
+        let mut study = StudyRun::begin(subject, kinds, &folder.dir)?;
         // only now: what was refused must not take the place of the study that has begun here
         folder.write(file)?;
         remove_if_there(&folder.dir.join(DONE))?;
-        let mut study = StudyRun::begin(subject, kinds, &folder.dir)?;
         for (index, &kind) in kinds.iter().enumerate() {
             begins(kind, index + 1);
             let start = Instant::now();
             let made = study.results.make(kind, subject, &cells);
             study.spent(kind, start.elapsed().as_secs_f64());
             match made {
-                Err(Error::Interrupted) => return Err(Error::Interrupted),
+                Err(problem) if problem.ends_all() => return Err(problem),
                 Err(problem) => study.failures.push(Failure {
                     cell: kind.name().into(),
                     problem: problem.to_string(),

@@ -90,7 +90,7 @@ pub(super) fn directions<B: Backend>(
             sequences: 0..sequences.len(),
             token_samples: 0,
         };
-        Collector::new(width, pooling, vec![all], lockstep.batches(), 0)
+        Collector::new(width, pooling, vec![all], lockstep.batches())
     });
     let mut directions = vec![Directions::default(); participants.len() - 1];
     while let Some(tensors) = lockstep.next_block()? {

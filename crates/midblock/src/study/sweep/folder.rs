@@ -74,6 +74,9 @@ impl SweepFolder {
         if saved.is_file() {
             check_sweep(dir, &plan.file)?;
         }
+        if SweepRecord::is_at(dir) {
+            SweepRecord::open(dir)?; // what a newer version wrote is not touched
+        }
         let mut hashes = BTreeMap::new();
         for cell in &plan.cells {
             check_cell(dir, cell, &mut hashes)?;

@@ -53,14 +53,15 @@ impl SweepRecord {
         let path = dir.join(SWEEP_JSON);
         let text = fs::read(&path).map_err(Error::io("read", &path))?;
         let malformed = |problem: String| Error::malformed(&path, "sweep", problem);
-        let record: Self = serde_json::from_slice(&text).map_err(|error| malformed(error.to_string()))?;
-        if record.midblock_sweep_schema > SCHEMA {
-            let schema = record.midblock_sweep_schema;
+        let value: serde_json::Value = serde_json::from_slice(&text).map_err(|error| malformed(error.to_string()))?;
+        // the schema decides first: a newer file may well miss fields this version wants
+        let schema = value["midblock_sweep_schema"].as_u64().unwrap_or_default();
+        if schema > u64::from(SCHEMA) {
             return Err(malformed(format!(
                 "its schema {schema} is newer than {SCHEMA}; update midblock"
             )));
         }
-        Ok(record)
+        serde_json::from_value(value).map_err(|error| malformed(error.to_string()))
     }
 
     /// The record of a sweep that begins or goes on.

@@ -217,7 +217,7 @@ impl<B: Backend> Running<'_, B> {
             });
             match self.cell(cell, watcher) {
                 Ok(judged) => self.cells[index] = Some(judged),
-                Err(Error::Interrupted) => return Err(Error::Interrupted),
+                Err(problem) if problem.ends_all() => return Err(problem),
                 Err(problem) => self.fail(cell, &problem, watcher),
             }
             made += u32::from(!trained);

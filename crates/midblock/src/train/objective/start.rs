@@ -112,9 +112,6 @@ impl<B: Backend> StartModel<B> {
     }
 
     /// Of a micro-batch whose residual stream before block `first` is `entered`, (rows, D).
-    ///
-    /// # Errors
-    /// [`crate::Error::Io`] of the cache.
     pub fn see(
         &mut self,
         items: &[Item<'_>],
@@ -122,11 +119,11 @@ impl<B: Backend> StartModel<B> {
         labels: &Labels,
         first: usize,
         entered: &B::Buffer,
-    ) -> Result<Seen<'_, B>> {
+    ) -> Seen<'_, B> {
         let mut kept = Vec::new();
         if let Some(cache) = &mut self.cache {
             for item in items {
-                kept.extend(cache.get(item.key)?);
+                kept.extend(cache.get(item.key));
             }
         }
         if kept.len() < items.len() {
@@ -139,14 +136,14 @@ impl<B: Backend> StartModel<B> {
         } else if self.keeps == Keeps::States {
             self.states = pass.backend.upload(&kept.concat());
         }
-        Ok(match self.keeps {
+        match self.keeps {
             Keeps::Losses => Seen::Losses(kept.iter().map(|loss| f64::from(loss[0])).collect()),
             Keeps::States => Seen::States(SeenStates {
                 states: &self.states,
                 head: self.decoder.ends().head(),
                 scratch: &mut self.chunk,
             }),
-        })
+        }
     }
 
     /// What is to be kept of each sequence; leaves the states of all.

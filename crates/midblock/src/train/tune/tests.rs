@@ -232,7 +232,7 @@ impl Stepper for Exact<'_> {
         self.0.apply(info)
     }
     fn evaluate(&mut self, items: &[Item<'_>]) -> Result<LossSum> {
-        self.0.evaluate(items)
+        Ok(self.0.evaluate(items))
     }
     fn pooled_states(&mut self, items: &[Item<'_>]) -> Vec<Vec<f64>> {
         self.0.pooled_states(items)
