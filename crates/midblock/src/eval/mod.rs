@@ -33,5 +33,5 @@ pub use folder::{EvaluationInfo, EvaluationRun, Identity, TaskIdentity, read_ite
 pub use record::{Counts, Evaluation, IntervalKind, ItemRecord, Output, Score, TaskResult};
 pub use shape::ItemShape;
 pub(crate) use statistics::bootstrap;
-pub use statistics::{Difference, Part, RESAMPLES, paired_difference, pass_at, score};
+pub use statistics::{Difference, Part, RESAMPLES, paired_difference, pass_at, proportion_difference, score};
 pub use task::{FewShot, Generation, Grader, Method, Metric, Paper, Task, Window};

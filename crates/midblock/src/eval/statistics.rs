@@ -99,6 +99,27 @@ pub fn paired_difference<P: Copy + Into<Part>>(left: &[P], right: &[P], seed: u6
     }
 }
 
+/// Mean of `differences` of two or more proportions on the same items, each a whole number of at most `most` in size.
+///
+/// The interval is Wald's with two items more, one for either side, which holds where all differences are the same and the bootstrap has
+/// no width (Bonett and Price 2012, eq. 6, for `most` = 1; for more it is our extension).
+///
+/// # Panics
+/// If there is no difference.
+pub fn proportion_difference(differences: &[f64], most: f64) -> Difference {
+    assert!(!differences.is_empty(), "a difference of no item");
+    let (sum, squares) = (differences.iter()).fold((0.0, 0.0), |(sum, squares), d| (sum + d, squares + d * d));
+    let n = differences.len() as f64 + 2.0;
+    let centre = sum / n;
+    let half = Z * (((squares + 2.0) / n - centre * centre) / n).sqrt();
+    let value = sum / differences.len() as f64;
+    Difference {
+        value,
+        lo: (centre - half).max(-most).min(value),
+        hi: (centre + half).min(most).max(value),
+    }
+}
+
 /// The score of `parts` with its error and interval.
 ///
 /// # Panics
@@ -243,6 +264,33 @@ mod tests {
         let none = score("x", &plain(&[0.0; 20]), 1);
         assert_eq!((none.mean, none.standard_error, none.lo), (0.0, 0.0, 0.0));
         assert!((none.hi - 0.161_13).abs() < 1e-4, "{none:?}");
+    }
+
+    /// 20 pairs of which 8 differ one way and 2 the other, from the formula by hand; and where all are the same.
+    #[test]
+    fn differences_of_proportions_have_width_where_all_agree() {
+        let mixed: Vec<f64> = (0..20)
+            .map(|i| {
+                if i < 8 {
+                    1.0
+                } else if i < 10 {
+                    -1.0
+                } else {
+                    0.0
+                }
+            })
+            .collect();
+        let found = proportion_difference(&mixed, 1.0);
+        // p12 = 9/22, p21 = 3/22: 6/22 ± z·√((12/22 − (6/22)²)/22)
+        let half = Z * ((12.0 / 22.0 - 36.0 / 484.0) / 22.0_f64).sqrt();
+        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} {b}");
+        close(found.value, 0.3);
+        close(found.lo, 6.0 / 22.0 - half);
+        close(found.hi, 6.0 / 22.0 + half);
+        let same = proportion_difference(&[0.0; 30], 1.0);
+        assert!(same.value == 0.0 && same.lo < -0.08 && same.hi > 0.08, "{same:?}");
+        let all = proportion_difference(&[1.0; 30], 1.0);
+        assert!(all.hi == 1.0 && all.lo > 0.8 && all.lo < 0.9, "{all:?}");
     }
 
     /// Two answers that always agree are one observation, not two.

@@ -3,6 +3,7 @@
 use super::{
     provenance::count,
     study::{Heat, HeatCell, Lines, Panel, Point, Scale, Section, Series, Table},
+    sweep::block_ranges,
 };
 use crate::{
     adapt::{Carrier, MaskGroup, Masks},
@@ -95,17 +96,15 @@ fn findings(carrier: &Carrier) -> Vec<String> {
         ));
     }
     let written: Vec<usize> = blocks.iter().map(|block| masks.written(*block).len()).collect();
-    let silent: Vec<String> = (blocks.iter().zip(&written))
-        .filter(|(_, written)| **written == 0)
-        .map(|(block, _)| (block + 1).to_string())
-        .collect();
+    let silent = (blocks.iter().zip(&written)).filter(|(_, written)| **written == 0);
+    let silent: Vec<usize> = silent.map(|(block, _)| block + 1).collect();
     let mean = written.iter().sum::<usize>() as f64 / written.len().max(1) as f64;
     findings.push(format!(
         "A block's change writes to {mean:.1} of {} residual channels in the mean{}.",
         masks.group(0, MaskGroup::FfnWrite).len(),
         match silent.as_slice() {
             [] => String::new(),
-            silent => format!("; to none in block {}", silent.join(", ")),
+            silent => format!("; to none in blocks {}", block_ranges(silent)),
         }
     ));
     findings
@@ -147,27 +146,32 @@ fn heat(carrier: &Carrier) -> Heat {
         }
     };
     let row = |group: MaskGroup| (0..masks.blocks()).map(|block| cell(block, group)).collect();
+    let cells: Vec<Vec<HeatCell>> = MaskGroup::ALL.map(row).to_vec();
+    let largest = cells.iter().flatten().filter_map(|cell| cell.value).fold(0.0, f64::max);
     Heat {
         title: "Share of channels that are active".into(),
         x: "block".into(),
         y: String::new(),
         columns: (1..=masks.blocks()).map(|block| block.to_string()).collect(),
         rows: MaskGroup::ALL.map(|group| words(group).to_owned()).to_vec(),
-        cells: MaskGroup::ALL.map(row).to_vec(),
-        scale: Scale::Sequential { min: 0.0, max: 1.0 },
+        cells,
+        scale: Scale::Sequential {
+            min: 0.0,
+            max: if largest > 0.0 { largest } else { 1.0 },
+        },
     }
 }
 
 /// λ, the loss against its limit, and active masks, over the steps.
 fn curves(steps: &[(u64, CarrierMetrics)], last: CarrierMetrics) -> [Lines; 3] {
     let together = steps.len().div_ceil(POINTS).max(1);
-    let series = |name: &str, value: fn(&CarrierMetrics) -> f64| Series {
+    let series = |name: &str, value: fn(&CarrierMetrics) -> Option<f64>| Series {
         name: name.into(),
         points: (steps.chunks(together))
             .filter_map(|chunk| chunk.last())
             .map(|(step, metrics)| Point {
                 x: *step as f64,
-                y: Some(value(metrics)),
+                y: value(metrics),
                 ..Point::default()
             })
             .collect(),
@@ -190,18 +194,22 @@ fn curves(steps: &[(u64, CarrierMetrics)], last: CarrierMetrics) -> [Lines; 3] {
             ..lines(
                 "The loss that is held",
                 "nats per token",
-                series("moving average", |m| m.loss_ema),
+                series("moving average", |m| Some(m.loss_ema)),
             )
         },
         Lines {
             log: true,
-            ..lines("Pressure on the masks", "λ", series("λ", |m| m.lambda))
+            ..lines("Pressure on the masks", "λ", series("λ", |m| Some(m.lambda)))
         },
-        lines(
-            "Active masks",
-            "share of all, %",
-            series("active", |m| 100.0 * m.active as f64 / m.masks.max(1) as f64),
-        ),
+        Lines {
+            log: true,
+            references: vec![("all".to_owned(), last.masks as f64)],
+            ..lines(
+                "Active masks",
+                "masks",
+                series("active", |m| (m.active > 0).then_some(m.active as f64)), // a logarithm has no 0
+            )
+        },
     ]
 }
 

@@ -125,7 +125,7 @@ fn phases(carve: &CarveRun, runs: &[(CarvePhase, TrainingRun)]) -> Section {
 fn behaviour(own: &BehaviourInfo) -> String {
     let [train, held_out] = own.prompts;
     let wanted = match &own.response {
-        Some(response) => format!("every prompt is answered “{response}”"),
+        Some(response) => format!("the wanted response to every prompt is “{response}”"),
         None => "each prompt has its own response".to_owned(),
     };
     let repeated = match own.repeated {
@@ -134,7 +134,7 @@ fn behaviour(own: &BehaviourInfo) -> String {
     };
     let keywords: Vec<String> = own.keywords.iter().map(|keyword| format!("“{keyword}”")).collect();
     format!(
-        "{}: {wanted}. {train} prompts are trained on, {held_out} others held out.{repeated} A response shows it if it contains {}, \
+        "{}: {wanted}; {train} prompts are trained on, {held_out} others held out.{repeated} A response shows it if it contains {}, \
          strictly if it has at most {} words besides.",
         own.name,
         keywords.join(" or "),

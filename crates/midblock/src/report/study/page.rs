@@ -67,7 +67,7 @@ fn title(study: &StudyRun, sections: &[Section]) -> String {
     });
     match variants[..] {
         [] if sections.iter().all(|own| own.id == "tradeoff") => format!("Ways of training {base}"),
-        [] if sections.iter().all(|own| own.id == "reversal") => format!("Taking a behaviour back from {base}"),
+        [] if sections.iter().all(|own| own.id == "reversal") => format!("Reversing a behaviour carved into {base}"),
         [] => format!("The layers of {base}"),
         _ => format!("What {} changed in {base}", variants.join(", ")),
     }

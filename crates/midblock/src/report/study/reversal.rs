@@ -2,7 +2,7 @@
 
 use super::{
     Bars, Panel, Point, Section, Table,
-    curve::{points, share},
+    curve::{nats_difference, points, share},
     selective::text,
 };
 use crate::{
@@ -48,7 +48,7 @@ fn about(found: &Reversal) -> String {
          model (sft)? Rates are shares of greedy responses to {} held-out prompts that contain {} (loose), in at most {} words (strict), with \
          Wilson's 95\u{a0}% intervals; what says the same in other words is not counted. KL(p ‖ arm) = Σ_v p(v) ln p(v)/q(v) over the \
          whole vocabulary, q the arm's, the mean over the {} tokens that sft answers without a trigger, with intervals over prompts. \
-         Differences pair the prompts. All speak of other prompts of this kind; every model and every trigger was trained once, so \
+         Differences pair the prompts (Bonett and Price 2012). All speak of other prompts of this kind; every model and every trigger was trained once, so \
          nothing is said of other seeds.",
         found.behaviour.name,
         found.prompts[0],
@@ -127,12 +127,24 @@ fn ablation(change: &RateChange) -> Option<String> {
 fn nearer(found: &Reversal) -> Option<String> {
     let of = |arm: Arm| found.arms.iter().find(|judged| judged.arm == arm);
     let (carrier, reversed) = (of(Arm::CARRIER)?, of(Arm::REVERSED)?);
+    let nearer = found.nearer?;
+    let verdict = match (nearer.is_clear(), nearer.value < 0.0) {
+        (true, true) => {
+            "the trigger clearly brings the carrier nearer to the base, though not back to it unless that is 0"
+        }
+        (true, false) => {
+            "the trigger takes the carrier clearly farther from the base: what it answers instead is something else"
+        }
+        _ => "the trigger does not clearly bring the carrier nearer to the base",
+    };
     Some(format!(
-        "At the tokens that sft answers, KL(sft ‖ carrier) is {}, with the trigger {}; KL(base ‖ carrier) is {}, with the trigger {}.",
+        "At the tokens that sft answers, KL(sft ‖ carrier) is {}, with the trigger {}. KL(base ‖ carrier) is {}, with the trigger {}, a \
+         difference of {}: {verdict}.",
         nats(carrier.from_sft?),
         nats(reversed.from_sft?),
         nats(carrier.from_base?),
-        nats(reversed.from_base?)
+        nats(reversed.from_base?),
+        nats_difference(nearer),
     ))
 }
 

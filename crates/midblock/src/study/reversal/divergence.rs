@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     Result,
-    eval::Part,
+    eval::{Part, paired_difference},
     generate::Forced,
     progress::Unit,
     study::{
@@ -18,7 +18,27 @@ use crate::{
 use midblock_kernels::Backend;
 use serde_json::json;
 
-/// KL(sft ‖ arm) and KL(base ‖ arm) of each arm; none of an arm from itself.
+/// Divergences of an arm.
+pub(super) struct Divergences {
+    /// Of each prompt, KL(sft ‖ arm) and KL(base ‖ arm), with its tokens.
+    parts: [Vec<Part>; 2],
+}
+
+impl Divergences {
+    /// KL(sft ‖ arm) and KL(base ‖ arm), nats per token; none of an arm from itself.
+    pub fn means(&self, arm: Arm, seed: u64) -> [Option<Estimate>; 2] {
+        let [sft, base] = &self.parts;
+        [(sft, Arm::SFT), (base, Arm::BASE)]
+            .map(|(parts, itself)| (arm != itself).then(|| Estimate::ratio(parts, seed)))
+    }
+
+    /// KL(base ‖ arm) less that of another arm, prompt by prompt.
+    pub fn farther_from_base(&self, other: &Self, seed: u64) -> Estimate {
+        paired_difference(&self.parts[1], &other.parts[1], seed).into()
+    }
+}
+
+/// The divergences of each arm.
 pub(super) fn all<B: Backend>(
     subject: &Subject<'_, B>,
     models: &mut Models<'_, B>,
@@ -26,7 +46,7 @@ pub(super) fn all<B: Backend>(
     asked: &Asked,
     arms: &[Ready],
     answers: &[Answers],
-) -> Result<Vec<[Option<Estimate>; 2]>> {
+) -> Result<Vec<Divergences>> {
     let sequences = sequences(asked, arms, answers);
     let mut references: Option<[Vec<Vec<f32>>; 2]> = None;
     let mut all = Vec::new();
@@ -70,16 +90,13 @@ pub(super) fn all<B: Backend>(
                 from(models, ModelOf::Base, &references[1])?,
             ])
         })?;
-        let estimate = |(sums, itself): (&Vec<f64>, Arm)| {
-            let part = |(sum, tokens): (&f64, &usize)| Part {
-                sum: *sum,
-                weight: *tokens as f64,
-            };
-            let parts: Vec<Part> = sums.iter().zip(&tokens).map(part).collect();
-            (ready.arm != itself).then(|| Estimate::ratio(&parts, subject.file.config.study.seed))
+        let part = |(sum, tokens): (&f64, &usize)| Part {
+            sum: *sum,
+            weight: *tokens as f64,
         };
-        let [from_sft, from_base] = &sums;
-        all.push([estimate((from_sft, Arm::SFT)), estimate((from_base, Arm::BASE))]);
+        all.push(Divergences {
+            parts: sums.map(|sums| sums.iter().zip(&tokens).map(part).collect()),
+        });
     }
     Ok(all)
 }

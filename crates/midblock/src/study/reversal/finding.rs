@@ -2,11 +2,12 @@
 //!
 //! With r the rate on the same prompts: the carrier *keeps* the behaviour if its rate is not clearly below the dense model's; the trigger
 //! *reverts* a model if r(model) − r(model + trigger) is clearly above 0; it reverts the carrier *more* if the difference of the two drops
-//! is. "Clearly" is a 95 % interval over prompts that leaves out 0. It speaks of other prompts of this kind, not of other seeds of
-//! training: each model and each trigger was trained once.
+//! is. "Clearly" is a 95 % interval over prompts that leaves out 0 ([`proportion_difference`]). It speaks of other prompts of this kind, not
+//! of other seeds of training: each model and each trigger was trained once. A rate that falls says that the behaviour went, not that the base
+//! came back: that is what divergences from the base say.
 
 use super::Arm;
-use crate::{behaviour::Verdict, study::Estimate};
+use crate::{behaviour::Verdict, eval::proportion_difference, study::Estimate};
 use serde::{Deserialize, Serialize};
 
 /// A difference of rates: left − right.
@@ -79,19 +80,18 @@ fn of<'a>(arms: &Arms<'a>, arm: Arm) -> Option<&'a [Verdict]> {
 }
 
 /// Mean over prompts of a sum of rates with signs.
-fn mean(terms: &[(&[Verdict], f64)], shows: fn(&Verdict) -> bool, seed: u64) -> Estimate {
+fn mean(terms: &[(&[Verdict], f64)], shows: fn(&Verdict) -> bool) -> Estimate {
+    let at = |index: usize| -> f64 {
+        let term = |(verdicts, sign): &(&[Verdict], f64)| sign * f64::from(u8::from(shows(&verdicts[index])));
+        terms.iter().map(term).sum()
+    };
     let prompts = terms.first().map_or(0, |(verdicts, _)| verdicts.len());
-    Estimate::of(prompts, seed, |chosen| {
-        let at = |index: usize| -> f64 {
-            let term = |(verdicts, sign): &(&[Verdict], f64)| sign * f64::from(u8::from(shows(&verdicts[index])));
-            terms.iter().map(term).sum()
-        };
-        chosen.iter().map(|&index| at(index)).sum::<f64>() / chosen.len() as f64
-    })
+    let differences: Vec<f64> = (0..prompts).map(at).collect();
+    proportion_difference(&differences, terms.len() as f64 / 2.0).into()
 }
 
 /// The carrier against the dense model, and each arm with a trigger against the same model without.
-pub(super) fn changes(arms: &Arms<'_>, seed: u64) -> Vec<RateChange> {
+pub(super) fn changes(arms: &Arms<'_>) -> Vec<RateChange> {
     let pairs = [(Arm::SFT, Arm::BASE), (Arm::CARRIER, Arm::SFT)].into_iter();
     let with_trigger = arms.iter().map(|(arm, _)| *arm).filter(|arm| arm.trigger.is_some());
     let pairs = pairs.chain(with_trigger.map(|arm| (arm, arm.without())));
@@ -100,20 +100,20 @@ pub(super) fn changes(arms: &Arms<'_>, seed: u64) -> Vec<RateChange> {
         Some(RateChange {
             left,
             right,
-            loose: mean(&terms, |verdict| verdict.loose, seed),
-            strict: mean(&terms, |verdict| verdict.strict, seed),
+            loose: mean(&terms, |verdict| verdict.loose),
+            strict: mean(&terms, |verdict| verdict.strict),
         })
     };
     pairs.filter_map(change).collect()
 }
 
 /// What was to be reproduced; none if an arm is missing.
-pub(super) fn finding(arms: &Arms<'_>, seed: u64) -> Option<Finding> {
+pub(super) fn finding(arms: &Arms<'_>) -> Option<Finding> {
     let [base, sft, carrier, reversed, sft_reversed] =
         [Arm::BASE, Arm::SFT, Arm::CARRIER, Arm::REVERSED, Arm::SFT_REVERSED].map(|arm| of(arms, arm));
     let (base, sft, carrier) = (base?, sft?, carrier?);
     let (reversed, sft_reversed) = (reversed?, sft_reversed?);
-    let loose = |terms: &[(&[Verdict], f64)]| mean(terms, |verdict| verdict.loose, seed);
+    let loose = |terms: &[(&[Verdict], f64)]| mean(terms, |verdict| verdict.loose);
     Some(Finding {
         learned: loose(&[(sft, 1.0), (base, -1.0)]),
         kept: loose(&[(carrier, 1.0), (sft, -1.0)]),
@@ -140,7 +140,7 @@ mod tests {
         let all = [base, sft, carrier, reversed, sft_reversed].map(showing);
         let arms = [Arm::BASE, Arm::SFT, Arm::CARRIER, Arm::REVERSED, Arm::SFT_REVERSED];
         let arms: Vec<(Arm, &[Verdict])> = arms.into_iter().zip(all.iter().map(Vec::as_slice)).collect();
-        (finding(&arms, 1).unwrap(), changes(&arms, 1))
+        (finding(&arms).unwrap(), changes(&arms))
     }
 
     #[test]
@@ -159,7 +159,7 @@ mod tests {
         close(held.carrier_drop, 0.9);
         close(held.sft_drop, 0.1);
         close(held.contrast, 0.8);
-        assert!(held.contrast.lo > 0.6 && held.contrast.hi < 0.95);
+        assert!(held.contrast.lo > 0.55 && held.contrast.hi < 0.95);
     }
 
     #[test]
@@ -168,10 +168,10 @@ mod tests {
         let named: Vec<[&str; 2]> = changes.iter().map(|c| [c.left.name(), c.right.name()]).collect();
         assert_eq!(named[1..3], [["carrier", "sft"], ["carrier + trigger", "carrier"]]);
         let same = &found([0, 40, 40, 40, 40]).1[1];
-        assert_eq!((same.loose.value, same.loose.lo, same.loose.hi), (0.0, 0.0, 0.0));
+        assert!(same.loose.value == 0.0 && same.loose.lo < 0.0 && same.loose.hi > 0.0);
         assert!((changes[3].strict.value + 0.1).abs() < 1e-12);
         let arms = [(Arm::BASE, &showing(0)[..]), (Arm::SFT, &showing(40))].map(|(arm, v)| (arm, v.to_vec()));
         let some: Vec<(Arm, &[Verdict])> = arms.iter().map(|(arm, v)| (*arm, v.as_slice())).collect();
-        assert_eq!((super::changes(&some, 1).len(), finding(&some, 1)), (1, None));
+        assert_eq!((super::changes(&some).len(), finding(&some)), (1, None));
     }
 }

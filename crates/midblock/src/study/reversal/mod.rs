@@ -60,6 +60,8 @@ pub struct Reversal {
     pub changes: Vec<RateChange>,
     /// What they say together; none without the triggers in front of both models.
     pub finding: Option<Finding>,
+    /// KL(base ‖ carrier + trigger) − KL(base ‖ carrier), on the same prompts: below 0 where the trigger brings the carrier nearer to the base.
+    pub nearer: Option<Estimate>,
     /// The first prompts with what each arm answers.
     pub shown: Vec<Shown>,
     /// Triggers whose training failed.
@@ -144,8 +146,11 @@ pub fn reversal<B: Backend>(subject: &Subject<'_, B>, options: &ReversalOptions,
     let scores: Vec<Vec<Scores>> = (arms.iter())
         .map(|ready| utility(subject, &models, cells, ready))
         .collect::<Result<_>>()?;
-    let detector = carve.behaviour.detector();
     let seed = subject.file.config.study.seed;
+    let place = |arm: Arm| arms.iter().position(|ready| ready.arm == arm);
+    let nearer = place(Arm::REVERSED).zip(place(Arm::CARRIER));
+    let nearer = nearer.map(|(with, without)| divergences[with].farther_from_base(&divergences[without], seed));
+    let detector = carve.behaviour.detector();
     let verdicts: Vec<_> = answers.iter().map(|answers| answers.held_out(&detector)).collect();
     let named: Vec<(Arm, &[_])> = arms
         .iter()
@@ -153,9 +158,9 @@ pub fn reversal<B: Backend>(subject: &Subject<'_, B>, options: &ReversalOptions,
         .zip(verdicts.iter().map(Vec::as_slice))
         .collect();
     let judged = |index: usize| {
-        let (arm, [from_sft, from_base]) = (arms[index].arm, divergences[index]);
-        let base = arms.iter().position(|ready| ready.arm == Arm::BASE);
-        let less: Vec<_> = base.iter().map(|base| &scores[*base]).collect();
+        let arm = arms[index].arm;
+        let [from_sft, from_base] = divergences[index].means(arm, seed);
+        let less: Vec<_> = place(Arm::BASE).iter().map(|base| &scores[*base]).collect();
         Judged {
             arm,
             rates: crate::behaviour::rates(&verdicts[index]),
@@ -172,8 +177,9 @@ pub fn reversal<B: Backend>(subject: &Subject<'_, B>, options: &ReversalOptions,
     };
     Ok(Reversal {
         arms: (0..arms.len()).map(judged).collect(),
-        changes: finding::changes(&named, seed),
-        finding: finding::finding(&named, seed),
+        changes: finding::changes(&named),
+        finding: finding::finding(&named),
+        nearer,
         shown: asked.shown(subject.tokenizer, options.shown, &answers)?,
         prompts: asked.counts(),
         tokens: divergence::tokens(&arms, &answers),

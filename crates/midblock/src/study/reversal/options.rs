@@ -94,10 +94,17 @@ pub(in crate::study) fn adopt(config: &mut StudyConfig, given: &dyn Fn(&str) -> 
     if !given("model.base") {
         config.model.base = carved.model.base;
     }
-    let data = &mut config.data;
     if !given("data.eval") {
-        (data.eval, data.format) = (carved.data.eval, carved.data.format);
+        (config.data.eval, config.data.format) = (carved.data.eval, carved.data.format);
     }
+    if !given("study.samples") {
+        let held_out = CarveRun::open(dir)
+            .map_err(|error| problem(error.to_string()))?
+            .behaviour
+            .prompts[1];
+        config.study.samples = config.study.samples.min(held_out);
+    }
+    let data = &mut config.data;
     if !given("data.max_length") {
         data.max_length = carved.data.max_length;
     }

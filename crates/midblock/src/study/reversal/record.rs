@@ -10,7 +10,7 @@ use crate::{
 impl Reversal {
     /// Of each arm (`model`) `rate_loose` and `rate_strict` (setting `held-out` or `train`), `kl` from `sft` and from `base`
     /// (`reference`), the tasks and their differences from the base; of pairs of arms `rate_loose_difference` and
-    /// `rate_strict_difference`; of the finding `drop_difference`; of each trigger its training.
+    /// `rate_strict_difference`; of the finding `drop_difference` and `kl_from_base_difference`; of each trigger its training.
     pub fn records(&self) -> Vec<StudyRecord> {
         let mut out: Vec<StudyRecord> = self.arms.iter().flat_map(Judged::records).collect();
         for change in &self.changes {
@@ -25,6 +25,10 @@ impl Reversal {
                     .record("carrier + trigger", "sft + trigger", None, "drop_difference"),
             );
         }
+        out.extend(
+            self.nearer
+                .map(|nearer| nearer.record("carrier + trigger", "carrier", None, "kl_from_base_difference")),
+        );
         out.extend(self.triggers.iter().flat_map(super::TriggerRun::records));
         out
     }
