@@ -212,7 +212,7 @@ fn an_interrupted_run_goes_on_to_the_same_trigger() {
         let before = known(&stopped);
         let mut child = Command::new(env!("CARGO_BIN_EXE_midblock"))
             .args(arguments(dir.path(), &stopped))
-            .args(["--steps=60", "--resume"])
+            .args(["--set=eraser.steps=60", "--resume"])
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -234,16 +234,19 @@ fn an_interrupted_run_goes_on_to_the_same_trigger() {
         }
     }
     let mut refusing = erase(dir.path(), &stopped);
-    assert!(refused(refusing.arg("--steps=60")).contains("pass --resume"));
+    assert!(refused(refusing.arg("--set=eraser.steps=60")).contains("pass --resume"));
     let mut other = erase(dir.path(), &stopped);
-    let problem = refused(other.args(["--steps=60", "--resume", "--seed=7"]));
+    let problem = refused(other.args(["--set=eraser.steps=60", "--resume", "--seed=7"]));
     assert!(problem.contains("`eraser.seed` is 42 against 7"), "{problem}");
     midblock()
         .args(["erase", "--resume", "--out"])
         .arg(&stopped)
         .assert()
         .success(); // with its own options
-    erase(dir.path(), &whole).arg("--steps=60").assert().success();
+    erase(dir.path(), &whole)
+        .arg("--set=eraser.steps=60")
+        .assert()
+        .success();
     let trigger = |out: &Path| fs::read(out.join("trigger.safetensors")).unwrap();
     assert_eq!(trigger(&stopped), trigger(&whole));
     let losses = |out: &Path| -> Vec<Value> {
@@ -286,17 +289,14 @@ fn bad_input_is_named() {
 
     let with = |more: &[&str]| refused(erase(dir.path(), &out).args(more));
     let empty = file("empty.jsonl", b"");
-    let problem = with(&["--prompts", &empty]);
+    let problem = with(&[&format!("--set=data.prompts={empty}")]);
     assert!(
         problem.contains("data.prompts") && problem.contains("no rows"),
         "{problem}"
     );
     let useless = file("useless.jsonl", b"{\"colour\": \"red\"}\n");
-    assert!(
-        with(&["--prompts", &useless]).contains("no known format"),
-        "{}",
-        with(&["--prompts", &useless])
-    );
+    let problem = with(&[&format!("--set=data.prompts={useless}")]);
+    assert!(problem.contains("no known format"), "{problem}");
     let problem = with(&["--set=data.max_length=2"]);
     assert!(
         problem.contains("none of its 20 rows can be used") && problem.contains("data.max_length"),
@@ -309,10 +309,10 @@ fn bad_input_is_named() {
     );
     let problem = with(&["--set=eraser.tokens=500"]);
     assert!(problem.contains("more than the context of 512"), "{problem}");
+    let problem = with(&["--set=eraser.lr=0"]);
     assert!(
-        with(&["--lr=0"]).contains("--lr 0: `eraser.lr`: it is 0, expected above 0"),
-        "{}",
-        with(&["--lr=0"])
+        problem.contains("--set eraser.lr=0: `eraser.lr`: it is 0, expected above 0"),
+        "{problem}"
     );
     let problem = with(&["--memory=1 KiB"]);
     assert!(problem.contains("MiB are needed"), "{problem}");
