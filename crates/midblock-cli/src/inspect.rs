@@ -257,10 +257,11 @@ fn training(a: &Architecture, name: &str, layers: Option<Layers>) -> Result<Valu
         .iter()
         .map(|(id, shape)| (*id, shape.iter().product()))
         .collect();
-    let memory = TrainingMemory::plan::<Cpu>(a, &parameters, [TRAINING_ROWS; 2], consumed, 0, None);
+    let rows = [TRAINING_ROWS; 2];
+    let memory = TrainingMemory::plan::<Cpu>(a, &parameters, rows, plan.copies(), consumed, 0, None);
     let rank = |how| match how {
         Move::Lora { rank, .. } => Some(rank),
-        Move::Full => None,
+        Move::Full | Move::Masked { .. } => None,
     };
     let ranks: BTreeSet<usize> = plan.entries.iter().filter_map(|entry| rank(entry.how)).collect();
     let ranks: Vec<String> = ranks.iter().map(usize::to_string).collect();

@@ -404,6 +404,7 @@ mod tests {
             trained_tokens_per_s: 102.4,
             seconds_left: 2400.0,
             private_bytes: Some(300 << 20),
+            carrier: None,
             exchange: None,
         });
         (0..6).for_each(|i| view.say(format!("message {i}")));

@@ -2,7 +2,7 @@
 
 use crate::{
     Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Divergence, Prediction, RopeTable,
-    RowWeight, StoredMatrix,
+    RowWeight, StoredMatrix, TunedState,
 };
 
 /// f32 or f64, for moving values between host and device without losing those a device holds in f64.
@@ -196,6 +196,9 @@ pub trait Backend: Send + Sync {
     /// Works through the rows in chunks: the logits of all rows never exist at once.
     fn predictions(&self, x: &Self::Buffer, head: &Self::Matrix, targets: &[u32]) -> Vec<Prediction>;
 
+    /// Cross entropy in nats of rows of logits (rows, V) against `targets`.
+    fn cross_entropy(&self, logits: &Self::Buffer, targets: &[u32]) -> Vec<f64>;
+
     /// Cross entropy in nats of rows of logits (rows, V) against `targets`, and its gradient in their place:
     /// `logits[i, :] ← weight(i, nats_i) · (softmax(logits[i, :]) − onehot(targets[i]))`. Losses are returned unweighted.
     fn cross_entropy_backward(&self, logits: &mut Self::Buffer, targets: &[u32], weight: &RowWeight<'_>) -> Vec<f64>;
@@ -238,5 +241,33 @@ pub trait Backend: Send + Sync {
         parameter: &mut Self::Buffer,
         first: &mut Self::Buffer,
         second: &mut Self::Buffer,
+    );
+
+    /// `out = (1 − m) ⊙ base + m ⊙ tuned`, (out, in), with `m = rows ⊗ columns` of `masks`, rows (out) and columns (in): to the bit the base
+    /// where m is 0 and the tuned matrix where it is 1.
+    fn masked(&self, base: &Self::Matrix, tuned: &Self::Matrix, masks: [&Self::Buffer; 2], out: &mut Self::Buffer);
+
+    /// Gradient of [`masked`](Self::masked) with respect to its masks, from `gradient`, (out, in), that with respect to its result: with
+    /// Δ = tuned − base, `d_rows[i] += Σ_j gradient[i, j] · Δ[i, j] · columns[j]`, `d_columns[j] += Σ_i gradient[i, j] · Δ[i, j] · rows[i]`.
+    /// Returns `Σ (gradient ⊙ m)²`, the square of the norm of the tuned matrix's gradient.
+    fn masked_backward(
+        &self,
+        base: &Self::Matrix,
+        tuned: &Self::Matrix,
+        masks: [&Self::Buffer; 2],
+        gradient: &Self::Buffer,
+        d_masks: [&mut Self::Buffer; 2],
+    ) -> f64;
+
+    /// One step of [`adamw`](Self::adamw) of a tuned matrix on its gradient, `gradient ⊙ m` with `m` of the first masks, and then
+    /// [`masked`](Self::masked) by the second in `out`, in one pass.
+    fn adamw_masked(
+        &self,
+        step: &AdamW,
+        gradient: &Self::Buffer,
+        base: &Self::Matrix,
+        masks: [[&Self::Buffer; 2]; 2],
+        tuned: TunedState<'_, Self::Buffer>,
+        out: &mut Self::Buffer,
     );
 }

@@ -27,6 +27,6 @@ pub use dtype::Dtype;
 pub use matrix::{SharedBytes, StoredMatrix};
 pub use operands::{
     Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Divergence, Prediction, RopeTable,
-    RowWeight,
+    RowWeight, TunedState,
 };
 pub use reference::{Reference, ReferenceMatrix};

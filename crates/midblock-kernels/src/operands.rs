@@ -130,3 +130,14 @@ pub struct AdamW {
     /// Multiplies the gradient first: 1, or less where the norm is clipped.
     pub gradient_scale: f64,
 }
+
+/// A tuned matrix in training: its values and moments, (out, in) each.
+#[derive(Debug)]
+pub struct TunedState<'a, Buffer> {
+    /// T.
+    pub weights: &'a mut Buffer,
+    /// AdamW's m.
+    pub first: &'a mut Buffer,
+    /// AdamW's v.
+    pub second: &'a mut Buffer,
+}

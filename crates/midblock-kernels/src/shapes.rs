@@ -249,3 +249,16 @@ pub(crate) fn adamw(step: &AdamW, lengths: [usize; 4]) {
     );
     assert!(step.t > 0, "adamw: steps are counted from 1");
 }
+
+/// Of a matrix with masks over its rows and columns, and of other buffers of its size.
+#[track_caller]
+pub(crate) fn masked(operation: &str, base: [usize; 2], tuned: [usize; 2], masks: &[[usize; 2]], others: &[usize]) {
+    let [n, k] = base;
+    assert_eq!(base, tuned, "{operation}: base and tuned");
+    for mask in masks {
+        assert_eq!(*mask, base, "{operation}: masks of ({n}, {k})");
+    }
+    for other in others {
+        assert_eq!(*other, n * k, "{operation}: elements of ({n}, {k})");
+    }
+}

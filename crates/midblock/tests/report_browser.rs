@@ -334,6 +334,7 @@ fn training_run(steps: u64) -> TrainingRun {
             trained_tokens_per_s: 500.0,
             seconds_left: 0.0,
             private_bytes: Some(300 << 20),
+            carrier: None,
             exchange: None,
         })
     };

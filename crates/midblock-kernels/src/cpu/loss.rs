@@ -98,6 +98,19 @@ fn join<'a>(slices: impl Iterator<Item = &'a Slice> + Clone) -> Prediction {
     }
 }
 
+/// Losses of rows of logits.
+pub(super) fn cross_entropy(arch: Arch, logits: &[f32], targets: &[u32]) -> Vec<f64> {
+    let vocab = (logits.len() / targets.len().max(1)).max(1);
+    logits
+        .par_chunks_exact(vocab)
+        .zip(targets)
+        .map(|(logits, &target)| {
+            let slice = arch.dispatch(Reduce(logits));
+            f64::from(slice.max) + f64::from(slice.sum).ln() - f64::from(logits[target as usize])
+        })
+        .collect()
+}
+
 /// Losses of rows of logits, which become `weight · (softmax − onehot)`.
 pub(super) fn cross_entropy_backward(
     arch: Arch,

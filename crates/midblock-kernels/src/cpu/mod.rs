@@ -12,6 +12,7 @@ mod gate;
 mod gemm;
 mod kernel;
 mod loss;
+mod masked;
 mod matrix;
 mod narrow;
 mod norm;
@@ -29,7 +30,7 @@ pub use matrix::CpuMatrix;
 
 use crate::{
     Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Backend, Divergence, Prediction,
-    Real, RopeTable, RowWeight, StoredMatrix, shapes,
+    Real, RopeTable, RowWeight, StoredMatrix, TunedState, shapes,
 };
 use gemm::{Factor, Summed};
 use pulp::Arch;
@@ -315,6 +316,11 @@ impl Backend for Cpu {
         loss::predictions(self.arch, x, head, targets)
     }
 
+    fn cross_entropy(&self, logits: &CpuBuffer, targets: &[u32]) -> Vec<f64> {
+        shapes::cross_entropy_backward(logits.len(), targets);
+        loss::cross_entropy(self.arch, logits, targets)
+    }
+
     fn cross_entropy_backward(&self, logits: &mut CpuBuffer, targets: &[u32], weight: &RowWeight<'_>) -> Vec<f64> {
         shapes::cross_entropy_backward(logits.len(), targets);
         loss::cross_entropy_backward(self.arch, logits, targets, weight)
@@ -362,5 +368,52 @@ impl Backend for Cpu {
     ) {
         shapes::adamw(step, [gradient.len(), parameter.len(), first.len(), second.len()]);
         optimizer::adamw(self.arch, step, gradient, parameter, first, second);
+    }
+
+    fn masked(&self, base: &CpuMatrix, tuned: &CpuMatrix, masks: [&CpuBuffer; 2], out: &mut CpuBuffer) {
+        let lengths = masks.map(|mask| mask.len());
+        shapes::masked("masked", base.shape(), tuned.shape(), &[lengths], &[out.len()]);
+        masked::masked(self.arch, base, tuned, masks, out);
+    }
+
+    fn masked_backward(
+        &self,
+        base: &CpuMatrix,
+        tuned: &CpuMatrix,
+        masks: [&CpuBuffer; 2],
+        gradient: &CpuBuffer,
+        d_masks: [&mut CpuBuffer; 2],
+    ) -> f64 {
+        let lengths = [masks.map(|mask| mask.len()), [d_masks[0].len(), d_masks[1].len()]];
+        shapes::masked(
+            "masked_backward",
+            base.shape(),
+            tuned.shape(),
+            &lengths,
+            &[gradient.len()],
+        );
+        masked::masked_backward(self.arch, base, tuned, masks, gradient, d_masks)
+    }
+
+    fn adamw_masked(
+        &self,
+        step: &AdamW,
+        gradient: &CpuBuffer,
+        base: &CpuMatrix,
+        masks: [[&CpuBuffer; 2]; 2],
+        tuned: TunedState<'_, CpuBuffer>,
+        out: &mut CpuBuffer,
+    ) {
+        let lengths = [tuned.weights.len(), tuned.first.len(), tuned.second.len()];
+        shapes::adamw(step, [gradient.len(), lengths[0], lengths[1], lengths[2]]);
+        let of_masks = masks.map(|pair| pair.map(|mask| mask.len()));
+        shapes::masked(
+            "adamw_masked",
+            base.shape(),
+            base.shape(),
+            &of_masks,
+            &[gradient.len(), out.len()],
+        );
+        masked::adamw_masked(self.arch, step, gradient, base, masks, tuned, out);
     }
 }

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 /// [`AdamW`] with everything that does not change from element to element folded into factors.
 #[derive(Clone, Copy)]
-struct Factors {
+pub(super) struct Factors {
     gradient: f32,
     keep_first: f32,
     new_first: f32,
@@ -66,9 +66,17 @@ pub(super) fn adamw(
 fn update(by: Factors, gradient: &[f32], parameter: &mut [f32], first: &mut [f32], second: &mut [f32]) {
     let moments = first.iter_mut().zip(second);
     for ((theta, gradient), (m, v)) in parameter.iter_mut().zip(gradient).zip(moments) {
-        let g = by.gradient * gradient;
-        *m = by.keep_first * *m + by.new_first * g;
-        *v = by.keep_second * *v + by.new_second * g * g;
-        *theta = by.shrink * *theta - by.step * *m / (v.sqrt() * by.root + by.eps);
+        by.update(*gradient, theta, m, v);
+    }
+}
+
+impl Factors {
+    /// Of one element.
+    #[inline(always)]
+    pub(super) fn update(&self, gradient: f32, theta: &mut f32, m: &mut f32, v: &mut f32) {
+        let g = self.gradient * gradient;
+        *m = self.keep_first * *m + self.new_first * g;
+        *v = self.keep_second * *v + self.new_second * g * g;
+        *theta = self.shrink * *theta - self.step * *m / (v.sqrt() * self.root + self.eps);
     }
 }

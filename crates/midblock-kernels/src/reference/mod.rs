@@ -4,13 +4,14 @@ mod attention;
 mod elementwise;
 mod linear;
 mod loss;
+mod masked;
 mod norm;
 mod optimizer;
 mod rope;
 
 use crate::{
     Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Backend, Divergence, Dtype,
-    Prediction, Real, RopeTable, RowWeight, StoredMatrix, shapes,
+    Prediction, Real, RopeTable, RowWeight, StoredMatrix, TunedState, shapes,
 };
 
 /// The definition of each operation in f64, to test other backends against. One core, no tricks, slow.
@@ -283,6 +284,11 @@ impl Backend for Reference {
         loss::predictions(&logits, targets)
     }
 
+    fn cross_entropy(&self, logits: &Vec<f64>, targets: &[u32]) -> Vec<f64> {
+        shapes::cross_entropy_backward(logits.len(), targets);
+        loss::backward(&mut logits.clone(), targets, &|_, _| 1.0)
+    }
+
     fn cross_entropy_backward(&self, logits: &mut Vec<f64>, targets: &[u32], weight: &RowWeight<'_>) -> Vec<f64> {
         shapes::cross_entropy_backward(logits.len(), targets);
         loss::backward(logits, targets, weight)
@@ -330,6 +336,49 @@ impl Backend for Reference {
     ) {
         shapes::adamw(step, [gradient.len(), parameter.len(), first.len(), second.len()]);
         optimizer::adamw(step, gradient, parameter, first, second);
+    }
+
+    fn masked(&self, base: &ReferenceMatrix, tuned: &ReferenceMatrix, masks: [&Vec<f64>; 2], out: &mut Vec<f64>) {
+        let lengths = masks.map(Vec::len);
+        shapes::masked("masked", base.shape, tuned.shape, &[lengths], &[out.len()]);
+        masked::masked(&base.values, &tuned.values, masks, out);
+    }
+
+    fn masked_backward(
+        &self,
+        base: &ReferenceMatrix,
+        tuned: &ReferenceMatrix,
+        masks: [&Vec<f64>; 2],
+        gradient: &Vec<f64>,
+        d_masks: [&mut Vec<f64>; 2],
+    ) -> f64 {
+        let lengths = [masks.map(Vec::len), [d_masks[0].len(), d_masks[1].len()]];
+        shapes::masked("masked_backward", base.shape, tuned.shape, &lengths, &[gradient.len()]);
+        masked::backward([&base.values, &tuned.values], masks, gradient, d_masks)
+    }
+
+    fn adamw_masked(
+        &self,
+        step: &AdamW,
+        gradient: &Vec<f64>,
+        base: &ReferenceMatrix,
+        masks: [[&Vec<f64>; 2]; 2],
+        tuned: TunedState<'_, Vec<f64>>,
+        out: &mut Vec<f64>,
+    ) {
+        let lengths = [tuned.weights.len(), tuned.first.len(), tuned.second.len()];
+        shapes::adamw(step, [gradient.len(), lengths[0], lengths[1], lengths[2]]);
+        let of_masks = masks.map(|pair| pair.map(Vec::len));
+        shapes::masked(
+            "adamw_masked",
+            base.shape,
+            base.shape,
+            &of_masks,
+            &[gradient.len(), out.len()],
+        );
+        let own = masked::through(gradient, masks[0]);
+        optimizer::adamw(step, &own, tuned.weights, tuned.first, tuned.second);
+        masked::masked(&base.values, tuned.weights, masks[1], out);
     }
 }
 

@@ -51,6 +51,24 @@ fn products_do_not_depend_on_the_number_of_threads() {
 }
 
 #[test]
+fn sums_over_masked_matrices_do_not_depend_on_the_number_of_threads() {
+    let cpu = Cpu::new();
+    let [n, k] = [900, 400];
+    let (base, tuned) = (cpu.matrix(weight(1, [n, k])), cpu.matrix(weight(2, [n, k])));
+    let (rows, columns, gradient) = (
+        cpu.upload(&values(3, n)),
+        cpu.upload(&values(4, k)),
+        cpu.upload(&values(5, n * k)),
+    );
+    with_threads(|| {
+        let [mut d_rows, mut d_columns] = [n, k].map(|len| cpu.zeros(len));
+        let d_masks = [&mut d_rows, &mut d_columns];
+        let square = cpu.masked_backward(&base, &tuned, [&rows, &columns], &gradient, d_masks);
+        [bits(&d_rows), bits(&d_columns), two(square).to_vec()].concat()
+    });
+}
+
+#[test]
 fn other_sums_do_not_depend_on_the_number_of_threads() {
     let cpu = Cpu::new();
     let (rows, dim) = (300, 200);

@@ -306,3 +306,44 @@ fn distillation() {
         assert!((kl - row.divergence).abs() < 1e-14);
     }
 }
+
+#[test]
+fn masked() {
+    let [n, k] = [5, 7];
+    let (base, tuned, c) = (random(1, n * k), random(2, n * k), random(3, n * k));
+    let (rows, columns) = (random(4, n), random(5, k));
+    let matrix = |values: &Vec<f64>| Reference.trained([n, k], values.clone());
+    let f = |tuned: &Vec<f64>, rows: &Vec<f64>, columns: &Vec<f64>| {
+        let mut out = Reference.zeros(n * k);
+        Reference.masked(&matrix(&base), &matrix(tuned), [rows, columns], &mut out);
+        dot(&c, &out)
+    };
+    let backward = |d_masks: [&mut Vec<f64>; 2]| {
+        Reference.masked_backward(&matrix(&base), &matrix(&tuned), [&rows, &columns], &c, d_masks)
+    };
+    let (mut d_rows, mut d_columns) = (vec![0.0; n], vec![0.0; k]);
+    let square = backward([&mut d_rows, &mut d_columns]);
+    is_gradient(&d_rows, &rows, |rows| f(&tuned, rows, &columns));
+    is_gradient(&d_columns, &columns, |columns| f(&tuned, &rows, columns));
+    adds(&d_rows, |d_rows| _ = backward([d_rows, &mut d_columns.clone()]));
+    adds(&d_columns, |d_columns| _ = backward([&mut d_rows.clone(), d_columns]));
+    // where AdamW forgets all earlier gradients its first moment is the tuned matrix's
+    let step = AdamW {
+        lr: 0.0,
+        betas: [0.0, 0.9],
+        eps: 1e-8,
+        decay: 0.0,
+        t: 1,
+        gradient_scale: 1.0,
+    };
+    let [mut weights, mut first, mut second, mut out] =
+        [tuned.clone(), random(6, n * k), vec![0.0; n * k], vec![0.0; n * k]];
+    let state = TunedState {
+        weights: &mut weights,
+        first: &mut first,
+        second: &mut second,
+    };
+    Reference.adamw_masked(&step, &c, &matrix(&base), [[&rows, &columns]; 2], state, &mut out);
+    is_gradient(&first, &tuned, |tuned| f(tuned, &rows, &columns));
+    assert!((dot(&first, &first) - square).abs() < 1e-12 * square);
+}

@@ -16,6 +16,15 @@ proptest! {
     }
 
     #[test]
+    fn cross_entropy(rows in 0..30usize, vocab in 1..400usize, seed: u64) {
+        let logits: Vec<f32> = values(seed, rows * vocab).iter().map(|v| 5.0 * v).collect();
+        let targets: Vec<u32> = (0..rows).map(|r| ((r * 31) % vocab) as u32).collect();
+        close(both(operation!(|b, logits: Vec<f32>, targets: Vec<u32>| {
+            b.upload(&b.cross_entropy(&b.upload(logits), targets))
+        })), 1, 16.0);
+    }
+
+    #[test]
     fn the_top_is_the_first_of_the_largest_logits(rows in 1..30usize, vocab in 1..400usize, seed: u64) {
         // Small whole numbers: both arithmetics are exact, and ties are many.
         let whole = |seed, len| -> Vec<f32> { values(seed, len).iter().map(|v| v.round()).collect() };

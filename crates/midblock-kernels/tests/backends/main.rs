@@ -23,6 +23,7 @@ mod elementwise;
 mod gradients;
 mod linear;
 mod loss;
+mod masked;
 mod norm;
 mod optimizer;
 mod rows;

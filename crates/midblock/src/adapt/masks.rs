@@ -12,8 +12,82 @@
 //! | v | value | attention_read |
 //! | o | attention_write | value, each kv head repeated for its query heads |
 
-use crate::model::{Architecture, Part};
+use crate::{
+    Error, Result,
+    model::{Architecture, Part},
+    rng,
+};
 use std::{fmt, str::FromStr};
+
+/// How masks are trained. A mask m is 1 where its θ is above 0, else 0.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MaskOptions {
+    /// Whether the tuned weights are trained beside the masks.
+    pub weights: bool,
+    /// Learning rate of the masks' SGD.
+    pub lr: f64,
+    /// Its momentum, in [0, 1).
+    pub momentum: f64,
+    /// Mean of θ at the start.
+    pub mean: f64,
+    /// Standard deviation of θ at the start.
+    pub std: f64,
+}
+
+impl Default for MaskOptions {
+    /// The paper's.
+    fn default() -> Self {
+        Self {
+            weights: true,
+            lr: 0.1,
+            momentum: 0.0,
+            mean: 1.5,
+            std: 0.5,
+        }
+    }
+}
+
+impl MaskOptions {
+    /// # Errors
+    /// [`Error::Argument`] for an option out of its range.
+    pub(super) fn check(&self) -> Result<()> {
+        let not_negative = |value: f64| value >= 0.0 && value.is_finite();
+        let options = [
+            (
+                "learning rate",
+                self.lr,
+                self.lr > 0.0 && self.lr.is_finite(),
+                "above 0",
+            ),
+            (
+                "momentum",
+                self.momentum,
+                (0.0..1.0).contains(&self.momentum),
+                "from 0 to below 1",
+            ),
+            ("mean", self.mean, self.mean.is_finite(), "a number"),
+            ("standard deviation", self.std, not_negative(self.std), "0 or more"),
+        ];
+        match options.into_iter().find(|(_, _, good, _)| !good) {
+            None => Ok(()),
+            Some((name, value, _, expected)) => Err(Error::Argument {
+                what: format!("{name} of masks"),
+                value: value.to_string(),
+                problem: format!("not {expected}"),
+                help: String::new(),
+            }),
+        }
+    }
+
+    /// θ of a group of a block at the start: N(mean, std²), from a stream of its own ("masks", block, group), so that the choice of other
+    /// blocks never changes it.
+    pub fn initial(&self, seed: u64, block: usize, group: MaskGroup, channels: usize) -> Vec<f32> {
+        let mut random = rng::stream(seed, "masks", &[block as u64, group as u64]);
+        (0..channels)
+            .map(|_| (self.mean + self.std * rng::normal(&mut random)) as f32)
+            .collect()
+    }
+}
 
 /// A group of masks: one number for each channel of a place in a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -126,7 +200,7 @@ pub fn column_channels(part: Part, architecture: &Architecture) -> Vec<usize> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Masks {
     /// Of each block, of each group in the order of [`MaskGroup::ALL`], each channel.
-    blocks: Vec<[Vec<bool>; 8]>,
+    pub(super) blocks: Vec<[Vec<bool>; 8]>,
 }
 
 impl Masks {

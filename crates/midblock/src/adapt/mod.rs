@@ -1,4 +1,4 @@
-//! How parameters move: a [`Recipe`] (full fine-tuning or LoRA, which blocks, which matrices) resolves to a [`Plan`], the
+//! How parameters move: a [`Recipe`] (full fine-tuning, LoRA or masks, which blocks, which matrices) resolves to a [`Plan`], the
 //! explicit, sorted list of what will be trained.
 //!
 //! | recipe | trains |
@@ -6,19 +6,23 @@
 //! | full, every block | every parameter of the model |
 //! | full, some blocks | all weights, biases and norms of these blocks, and what `extra` names |
 //! | LoRA | a pair A (R, in), B (out, R) for each chosen matrix: `W + s·B·A`; the rank differs between blocks |
+//! | masked | masks over the channels of the chosen blocks, and a tuned copy of their seven matrices: see [`MaskGroup`] |
 
+mod carrier;
 mod lora;
 mod masks;
 mod peft;
 
+pub use carrier::{BlockThetas, Carrier, CarrierModel, CarrierOrigin};
 pub use lora::{LoraOptions, Scaling, initial_a};
-pub use masks::{MaskGroup, Masks, column_channels};
+pub use masks::{MaskGroup, MaskOptions, Masks, column_channels};
 
 use crate::{
     Error, Result,
     model::{Architecture, Kind as ParameterKind, ParameterId, Part},
     select::{Layers, Modules},
 };
+use std::collections::BTreeSet;
 
 /// How parameters move.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +31,8 @@ pub enum Kind {
     Full,
     /// A low-rank change of them.
     Lora(LoraOptions),
+    /// An earlier change of them, where masks over channels let it through.
+    Masked(MaskOptions),
 }
 
 /// What to train, as a user says it.
@@ -37,7 +43,7 @@ pub struct Recipe {
     /// In which blocks.
     pub layers: Layers,
     /// Which linear layers of these blocks. `None`: q, k, v and o for LoRA; for full fine-tuning everything in a block,
-    /// norms included.
+    /// norms included. Masks are over all seven: `None`.
     pub modules: Option<Modules>,
     /// Full names of parameters to train besides, such as `model.norm.weight`; full fine-tuning only.
     pub extra: Vec<String>,
@@ -61,6 +67,11 @@ pub enum Move {
         /// Probability that an element of the pair's input is dropped, in [0, 1).
         dropout: f32,
     },
+    /// It becomes `W + (m_row ⊗ m_col) ⊙ (T − W)` with T of a tuned model.
+    Masked {
+        /// Whether T is trained beside the masks.
+        weights: bool,
+    },
 }
 
 /// One parameter that moves.
@@ -75,10 +86,11 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Numbers that are trained for it.
+    /// Numbers that are trained for it; masks, which matrices share, are in [`Plan::masks`].
     pub fn parameters(&self) -> usize {
         match self.how {
-            Move::Full => self.shape.iter().product(),
+            Move::Full | Move::Masked { weights: true } => self.shape.iter().product(),
+            Move::Masked { weights: false } => 0,
             Move::Lora { rank, .. } => rank * self.shape.iter().sum::<usize>(),
         }
     }
@@ -120,6 +132,11 @@ impl Plan {
                 let active = recipe.layers.active(blocks, recipe.seed, scores)?;
                 full_entries(architecture, recipe, &active)?
             }
+            Kind::Masked(options) => {
+                options.check()?;
+                let active = recipe.layers.active(blocks, recipe.seed, scores)?;
+                masked_entries(architecture, recipe, *options, &active)?
+            }
         };
         entries.sort_by_key(|entry| entry.id);
         entries.dedup_by_key(|entry| entry.id);
@@ -154,7 +171,34 @@ impl Plan {
 
     /// Numbers that are trained.
     pub fn parameters(&self) -> usize {
-        self.entries.iter().map(Entry::parameters).sum()
+        let masks: usize = self.masks().map(|(.., channels)| channels).sum();
+        self.entries.iter().map(Entry::parameters).sum::<usize>() + masks
+    }
+
+    /// Every group of masks: block, group, channels; none but for [`Kind::Masked`].
+    pub fn masks(&self) -> impl Iterator<Item = (usize, MaskGroup, usize)> {
+        let of = |entry: &Entry| match (entry.how, entry.id) {
+            (Move::Masked { .. }, ParameterId::Block { block, part, .. }) => {
+                let [rows, columns] = MaskGroup::of(part);
+                let [out, inp] = [entry.shape[0], entry.shape[1]];
+                // the columns of o are query heads', its group's channels kv heads'
+                let columns = (part != Part::O).then_some((block, columns, inp));
+                [Some((block, rows, out)), columns]
+            }
+            _ => [None, None],
+        };
+        let groups: BTreeSet<_> = self.entries.iter().flat_map(of).flatten().collect();
+        groups.into_iter()
+    }
+
+    /// Numbers in f32 that are kept of each element of what is trained, besides its gradient: itself and AdamW's two moments; of a masked
+    /// matrix what masks let through, and where it is trained the tuned one and its two moments.
+    pub fn copies(&self) -> usize {
+        match self.kind {
+            Kind::Full | Kind::Lora(_) => 3,
+            Kind::Masked(MaskOptions { weights: true, .. }) => 4,
+            Kind::Masked(MaskOptions { weights: false, .. }) => 1,
+        }
     }
 
     /// LoRA's rank in each block, 0 where there is none.
@@ -196,6 +240,43 @@ fn lora_entries(
         how: options.of_rank(ranks[block]),
     };
     Ok(chosen.into_iter().map(entry).collect())
+}
+
+fn masked_entries(
+    architecture: &Architecture,
+    recipe: &Recipe,
+    options: MaskOptions,
+    active: &[usize],
+) -> Result<Vec<Entry>> {
+    if let Some(name) = recipe.extra.first() {
+        return Err(extra_error(
+            name,
+            "only the matrices of blocks are masked",
+            "use full fine-tuning",
+        ));
+    }
+    if let Some(modules) = &recipe.modules {
+        return Err(Error::Argument {
+            what: "modules".into(),
+            value: modules.to_string(),
+            problem: "masks are over all seven matrices of a block".into(),
+            help: "leave it out".into(),
+        });
+    }
+    let shape = architecture.block_shape();
+    let entry = |(&block, part): (&usize, Part)| Entry {
+        id: ParameterId::Block {
+            block,
+            part,
+            kind: ParameterKind::Weight,
+        },
+        shape: shape.linears[part as usize].1.to_vec(),
+        how: Move::Masked {
+            weights: options.weights,
+        },
+    };
+    let all = active.iter().flat_map(|block| Part::LINEARS.map(|part| (block, part)));
+    Ok(all.map(entry).collect())
 }
 
 fn full_entries(architecture: &Architecture, recipe: &Recipe, active: &[usize]) -> Result<Vec<Entry>> {

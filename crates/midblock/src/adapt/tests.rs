@@ -3,7 +3,7 @@ use crate::checkpoint::ConfigJson;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-fn architecture(changes: Value) -> Architecture {
+pub(super) fn architecture(changes: Value) -> Architecture {
     let mut value = json!({
         "model_type": "qwen2", "hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2,
         "num_key_value_heads": 1, "num_hidden_layers": 5, "vocab_size": 10, "max_position_embeddings": 16,
@@ -98,7 +98,7 @@ fn lora_follows_the_rank_budget() {
 fn the_scalings_agree_at_the_uniform_rank_and_nowhere_else() {
     let scale = |scaling, rank| match lora(scaling).of_rank(rank) {
         Move::Lora { alpha, scale, .. } => (alpha, scale),
-        Move::Full => panic!(),
+        _ => panic!(),
     };
     for scaling in Scaling::ALL {
         assert_eq!(scale(scaling, 4).1, 2.0, "{scaling}");
@@ -128,6 +128,60 @@ fn the_scalings_agree_at_the_uniform_rank_and_nowhere_else() {
 }
 
 #[test]
+fn masks_are_over_the_channels_of_whole_blocks() {
+    let masked = |weights| {
+        Kind::Masked(MaskOptions {
+            weights,
+            ..MaskOptions::default()
+        })
+    };
+    let mid = plan(masked(true), "mid", None).unwrap();
+    // D 8, F 12, H·E 8, K·E 4
+    let (channels, matrices) = (4 * 8 + 12 + 8 + 2 * 4, 2 * 8 * 8 + 2 * 8 * 4 + 3 * 8 * 12);
+    assert_eq!(mid.parameters(), 3 * (channels + matrices));
+    assert_eq!(
+        (mid.first_block(), mid.trained_blocks(), mid.entries.len()),
+        (1, vec![1, 2, 3], 21)
+    );
+    let groups: Vec<_> = mid
+        .masks()
+        .filter(|(block, ..)| *block == 2)
+        .map(|(_, group, n)| (group, n))
+        .collect();
+    let a = architecture(json!({}));
+    assert_eq!(groups, MaskGroup::ALL.map(|group| (group, group.channels(&a))));
+    let frozen = plan(masked(false), "mid", None).unwrap();
+    assert_eq!((frozen.parameters(), frozen.masks().count()), (3 * channels, 24));
+    assert_eq!(plan(Kind::Full, "mid", None).unwrap().masks().count(), 0);
+    let message = plan(masked(true), "mid", Some("mlp")).unwrap_err().to_string();
+    assert!(
+        message.contains("modules `mlp`: masks are over all seven matrices"),
+        "{message}"
+    );
+}
+
+#[test]
+fn thetas_start_where_the_options_say_each_group_on_its_own() {
+    let options = MaskOptions::default();
+    let theta = options.initial(42, 3, MaskGroup::FfnHidden, 4000);
+    assert_eq!(options.initial(42, 3, MaskGroup::FfnHidden, 100), theta[..100]);
+    let mean = theta.iter().map(|v| f64::from(*v)).sum::<f64>() / 4000.0;
+    let variance = theta.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum::<f64>() / 4000.0;
+    // 4 standard errors: 0.5/√4000 = 0.0079, and 0.25·√(2/4000) = 0.0056
+    assert!(
+        (mean - 1.5).abs() < 0.032 && (variance - 0.25).abs() < 0.023,
+        "{mean} {variance}"
+    );
+    for (seed, block, group) in [
+        (43, 3, MaskGroup::FfnHidden),
+        (42, 4, MaskGroup::FfnHidden),
+        (42, 3, MaskGroup::Value),
+    ] {
+        assert_ne!(options.initial(seed, block, group, 4000), theta);
+    }
+}
+
+#[test]
 fn what_cannot_be_trained_is_named() {
     let message = |recipe: &Recipe| {
         let a = architecture(json!({"tie_word_embeddings": true}));
@@ -142,6 +196,14 @@ fn what_cannot_be_trained_is_named() {
     assert!(with(|o| o.dropout = 1.0).contains("LoRA dropout `1`: not from 0 to below 1"));
     assert!(with(|o| o.dropout = f64::NAN).contains("LoRA dropout"));
     assert!(with(|o| o.alpha = Some(-1.0)).contains("LoRA alpha `-1`: not a positive number"));
+    let masks = |change: fn(&mut MaskOptions)| {
+        let mut options = MaskOptions::default();
+        change(&mut options);
+        message(&recipe(Kind::Masked(options), "all", None))
+    };
+    assert!(masks(|o| o.lr = 0.0).contains("learning rate of masks `0`: not above 0"));
+    assert!(masks(|o| o.momentum = 1.0).contains("momentum of masks `1`"));
+    assert!(masks(|o| o.std = -0.5).contains("standard deviation of masks `-0.5`"));
     let extra = |kind, name: &str| {
         message(&Recipe {
             extra: vec![name.to_owned()],

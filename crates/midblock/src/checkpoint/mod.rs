@@ -25,6 +25,7 @@ pub(crate) use folder::{CHAT_TEMPLATE, TOKENIZER_CONFIG, read_config};
 pub use lora_write::write_adapter;
 pub use spec::HubId;
 pub use tensor::{Tensor, TensorSource};
+pub(crate) use write::create_folder;
 pub use write::{WriteOptions, Written, check_new};
 
 use crate::{

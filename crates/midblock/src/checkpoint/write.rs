@@ -205,7 +205,7 @@ pub fn check_new(out: &Path) -> Result<()> {
 
 /// Creates `out` with what `fill` puts into it, or nothing. It is filled as `.partial-NAME` beside it; what a killed process left
 /// there is removed.
-pub(super) fn create_folder(out: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub(crate) fn create_folder(out: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     check_new(out)?;
     let parent = match out.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

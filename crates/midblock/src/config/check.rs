@@ -1,8 +1,7 @@
 //! What no type says: ranges, contradictions, and defaults that depend on other keys.
 
-use super::{Adapt, AdaptKind, Config, ObjectiveKind, Problem};
+use super::{AdaptKind, Config, ObjectiveKind, Problem};
 use crate::{
-    adapt::Scaling,
     select::{Layers, Modules, Strategy},
     tokens::{Long, LossOn},
     train::Shape,
@@ -17,10 +16,13 @@ pub(super) fn check(mut config: Config, origin: &dyn Fn(&str) -> Option<String>)
     if config.model.new.is_some() {
         new_model(&mut config, &mut found);
     }
+    if config.adapt.kind == AdaptKind::Masked && origin("objective.kind").is_none() {
+        config.objective.kind = ObjectiveKind::Lcdd; // nothing else trains masks
+    }
     data(&config, &mut found);
     select(&config, &mut found);
-    adapt(&config, &mut found);
-    objective(&config, &mut found);
+    config.adapt.check(&config.select, &mut found);
+    config.objective.check(&config, &mut found);
     train(&config, &mut found);
     evaluation(&config, &mut found);
     if found.problems.is_empty() {
@@ -37,7 +39,7 @@ pub(super) struct Findings<'a> {
 }
 
 impl Findings<'_> {
-    fn push(&mut self, key: &str, problem: impl Into<String>, help: &str) {
+    pub(super) fn push(&mut self, key: &str, problem: impl Into<String>, help: &str) {
         self.problems.push(Problem {
             origin: (self.origin)(key).unwrap_or_default(),
             key: key.into(),
@@ -86,7 +88,7 @@ fn new_model(config: &mut Config, found: &mut Findings<'_>) {
     );
     let select = &config.select;
     let partial = [
-        ("adapt.kind", config.adapt.kind == AdaptKind::Lora),
+        ("adapt.kind", config.adapt.kind != AdaptKind::Full),
         (
             "select.layers",
             select.layers.as_ref().is_some_and(|layers| *layers != Layers::All),
@@ -164,79 +166,6 @@ fn select(config: &Config, found: &mut Findings<'_>) {
             "select.extra",
             "an adapter holds no parameters of the model itself",
             "leave it out, or use full fine-tuning",
-        );
-    }
-}
-
-fn adapt(config: &Config, found: &mut Findings<'_>) {
-    let adapt = &config.adapt;
-    found.count("adapt.rank", adapt.rank.map(|rank| rank as u64));
-    if let Some(alpha) = adapt.alpha {
-        found.range("adapt.alpha", alpha > 0.0 && alpha.is_finite(), alpha, "above 0");
-    }
-    if let Some(dropout) = adapt.dropout {
-        found.range(
-            "adapt.dropout",
-            (0.0..1.0).contains(&dropout),
-            dropout,
-            "0 or more and below 1",
-        );
-    }
-    if adapt.kind == AdaptKind::Full {
-        let given = [
-            ("adapt.rank", adapt.rank.is_some()),
-            ("adapt.alpha", adapt.alpha.is_some()),
-            ("adapt.dropout", adapt.dropout.is_some()),
-            ("adapt.scaling", adapt.scaling.is_some()),
-        ];
-        for (key, _) in given.into_iter().filter(|(_, given)| *given) {
-            found.push(key, "it is LoRA's, and `adapt.kind` is \"full\"", "leave it out");
-        }
-    }
-}
-
-fn objective(config: &Config, found: &mut Findings<'_>) {
-    let own = &config.objective;
-    let positive = |value: f64| value > 0.0 && value.is_finite();
-    let numbers = [
-        ("objective.lambda", own.lambda),
-        ("objective.tau", own.tau),
-        ("objective.beta", own.beta),
-    ];
-    for (key, value) in numbers.into_iter().filter_map(|(key, value)| Some((key, value?))) {
-        found.range(key, positive(value), value, "above 0");
-    }
-    if let Some(cap) = own.cap {
-        found.range("objective.cap", cap >= 1.0 && cap.is_finite(), cap, "1 or more");
-    }
-    found.count("objective.directions", own.directions.map(|k| k as u64));
-    let owners = [
-        ("objective.lambda", own.lambda.is_some(), ObjectiveKind::Rpsft),
-        ("objective.directions", own.directions.is_some(), ObjectiveKind::Rpsft),
-        ("objective.normalised", own.normalised.is_some(), ObjectiveKind::Rpsft),
-        ("objective.ends", own.ends.is_some(), ObjectiveKind::Rpsft),
-        ("objective.tau", own.tau.is_some(), ObjectiveKind::Iw),
-        ("objective.cap", own.cap.is_some(), ObjectiveKind::Iw),
-        ("objective.detach", own.detach.is_some(), ObjectiveKind::Iw),
-        ("objective.beta", own.beta.is_some(), ObjectiveKind::Kl),
-    ];
-    for (key, _, owner) in owners
-        .into_iter()
-        .filter(|(_, given, owner)| *given && *owner != own.kind)
-    {
-        let problem = format!(
-            "it is {}'s, and `objective.kind` is \"{}\"",
-            owner.name(),
-            own.kind.name()
-        );
-        found.push(key, problem, "leave it out");
-    }
-    let near_start = matches!(own.kind, ObjectiveKind::Rpsft | ObjectiveKind::Iw | ObjectiveKind::Kl);
-    if config.model.new.is_some() && near_start {
-        found.push(
-            "objective.kind",
-            format!("{} stays near a start model, and a new one is random", own.kind.name()),
-            "leave it out",
         );
     }
 }
@@ -335,17 +264,8 @@ fn fill(config: &mut Config) {
     if let Some(new) = &mut config.model.new {
         new.fill(config.data.max_length);
     }
-    let adapt = &mut config.adapt;
-    if adapt.kind == AdaptKind::Lora {
-        let rank = *adapt.rank.get_or_insert(Adapt::RANK);
-        let scaling = *adapt.scaling.get_or_insert_default();
-        let per_alpha = if scaling == Scaling::Rslora {
-            (rank as f64).sqrt()
-        } else {
-            rank as f64
-        };
-        adapt.alpha.get_or_insert(2.0 * per_alpha);
-        adapt.dropout.get_or_insert(0.05);
+    config.adapt.fill();
+    if config.adapt.kind == AdaptKind::Lora {
         config.select.layers.get_or_insert(Layers::Mid);
         config.select.modules.get_or_insert_with(Modules::attention);
     } else {

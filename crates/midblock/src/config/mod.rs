@@ -4,19 +4,21 @@
 //! options that contradict each other are errors that name file, line and key; all problems are reported together. Relative
 //! paths are relative to the working directory, as on the command line.
 
+mod adapt;
 mod check;
 mod file;
 mod new_model;
+mod objective;
 mod overrides;
 mod schema;
 mod size;
 mod source;
 
+pub use adapt::{Adapt, AdaptKind};
 pub use new_model::{Family, NewModel};
+pub use objective::{Objective, ObjectiveKind, Target};
 pub use overrides::Override;
-pub use schema::{
-    Adapt, AdaptKind, Cache, Config, Data, Drift, Model, Objective, ObjectiveKind, Output, Select, Train, WeightFormat,
-};
+pub use schema::{Cache, Config, Data, Drift, Model, Output, Select, Train, WeightFormat};
 pub use size::ByteSize;
 pub use source::DataSource;
 

@@ -3,9 +3,8 @@
 //! What a key means and its default stand with the field. A field that is an `Option` has a default that depends on other
 //! keys, or none; [`super::Config::load`] fills the former in, so that a resolved configuration says everything.
 
-use super::{ByteSize, DataSource, NewModel};
+use super::{Adapt, ByteSize, DataSource, NewModel, Objective};
 use crate::{
-    adapt::Scaling,
     select::{Layers, Modules},
     tokens::{Format, Long, LossOn, Order},
     train::Shape,
@@ -100,7 +99,7 @@ impl Default for Data {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Select {
-    /// Which blocks: `mid` (default with LoRA), `all` (default with full fine-tuning), `segments:-1,107,107,107,-1`,
+    /// Which blocks: `mid` (default with LoRA), `all` (default with full fine-tuning and with masks), `segments:-1,107,107,107,-1`,
     /// `band:0.2-0.8`, `range:a..b`, `list:…`, `last:n`, `first:n`, `freeze-first:ratio`, or `random`, `stable`, `gradient`,
     /// `spectrum`, `cka` with `:n` or `:n%`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -115,143 +114,6 @@ pub struct Select {
     /// Folder of a finished analysis, for the strategies that read one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<PathBuf>,
-}
-
-/// `[adapt]`
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Adapt {
-    /// `lora` (default) or `full`, which is a new model's only kind; the keys below are LoRA's.
-    pub kind: AdaptKind,
-    /// Rank if every block were adapted: the rank budget is this times the number of blocks, whatever `select.layers` makes of
-    /// it. 64 by default, as in the paper.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rank: Option<usize>,
-    /// LoRA's α at `rank`; the scaling's own by default: twice `rank`, which is the paper's 128 at rank 64, or with `rslora`
-    /// twice its root.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub alpha: Option<f64>,
-    /// Share of the elements of a pair's input that is dropped in training; 0.05 by default, as in the paper.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub dropout: Option<f64>,
-    /// Factor of B·A in a block of rank R: `fixed-alpha` (default, α/R as in the paper), `fixed-ratio` (α/rank for every R),
-    /// `rslora` (α/√R).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub scaling: Option<Scaling>,
-}
-
-impl Adapt {
-    /// `rank` where none is given.
-    pub const RANK: usize = 64;
-}
-
-/// How parameters move.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum AdaptKind {
-    /// Low-rank adapters beside frozen matrices.
-    #[default]
-    Lora,
-    /// The parameters themselves.
-    Full,
-}
-
-/// `[objective]`
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Objective {
-    /// `sft` (default), `rpsft`, `dft`, `iw` or `kl`; each of the keys below is one kind's own.
-    pub kind: ObjectiveKind,
-    /// `rpsft`: weight λ of the penalty; 1 by default, as in the paper.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lambda: Option<f64>,
-    /// `rpsft`: singular directions k of each matrix that are held; 768 by default, as in the paper. A matrix without more than k
-    /// of them is held as a whole.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub directions: Option<usize>,
-    /// `rpsft`: whether each matrix's term is divided by ‖S_ref‖²_F, the norm of what it holds; no by default, as in the paper.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub normalised: Option<bool>,
-    /// `rpsft`: whether embedding and head are held too where they are trained; yes by default, as in the paper.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ends: Option<bool>,
-    /// `iw`: exponent τ of a sequence's weight; 1 by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tau: Option<f64>,
-    /// `iw`: largest weight of a sequence; 16 by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cap: Option<f64>,
-    /// `iw`: whether weights are taken as constants; yes by default. The released code derives them too.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub detach: Option<bool>,
-    /// `kl`: weight β of the divergence from the start model; 0.1 by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub beta: Option<f64>,
-}
-
-impl Objective {
-    /// Gives the keys of its kind that are not given their defaults.
-    pub fn fill(&mut self) {
-        match self.kind {
-            ObjectiveKind::Sft | ObjectiveKind::Dft => {}
-            ObjectiveKind::Rpsft => {
-                self.lambda.get_or_insert(1.0);
-                self.directions.get_or_insert(768);
-                self.normalised.get_or_insert(false);
-                self.ends.get_or_insert(true);
-            }
-            ObjectiveKind::Iw => {
-                self.tau.get_or_insert(1.0);
-                self.cap.get_or_insert(16.0);
-                self.detach.get_or_insert(true);
-            }
-            ObjectiveKind::Kl => {
-                self.beta.get_or_insert(0.1);
-            }
-        }
-    }
-}
-
-/// What is minimised.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ObjectiveKind {
-    /// Supervised fine-tuning: the mean negative log-likelihood of the trained tokens.
-    #[default]
-    Sft,
-    /// Rotation-preserving: that, and a penalty on change inside of each matrix's leading singular block.
-    Rpsft,
-    /// Dynamic fine-tuning: each token weighs as much as the model believes in it.
-    Dft,
-    /// Importance-weighted: each sequence weighs by how much likelier it has become than under the start model.
-    Iw,
-    /// With the Kullback-Leibler divergence from the start model.
-    Kl,
-}
-
-impl ObjectiveKind {
-    /// All, in the order in which they are told of.
-    pub const ALL: [Self; 5] = [Self::Sft, Self::Rpsft, Self::Dft, Self::Iw, Self::Kl];
-
-    /// As it is typed.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Sft => "sft",
-            Self::Rpsft => "rpsft",
-            Self::Dft => "dft",
-            Self::Iw => "iw",
-            Self::Kl => "kl",
-        }
-    }
-}
-
-impl std::str::FromStr for ObjectiveKind {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|kind| kind.name() == text);
-        found.ok_or_else(|| format!("expected one of {}", Self::ALL.map(Self::name).join(", ")))
-    }
 }
 
 /// `[train]`
@@ -313,7 +175,7 @@ pub struct Train {
     pub memory: Option<ByteSize>,
     /// Where the outputs of the frozen blocks below the first trained one are kept for later epochs.
     pub prefix_cache: Cache,
-    /// Where what the start model says of the samples is kept, for `iw` and `kl`.
+    /// Where what the start model says of the samples is kept, for `iw` and `kl`; for `lcdd` with `target = "tuned"`, what the tuned one says.
     pub start_cache: Cache,
     /// Measuring how far the trained matrices and the states have turned from the start.
     pub drift: Drift,

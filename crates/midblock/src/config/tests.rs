@@ -183,6 +183,144 @@ fn every_range_has_an_end() {
     );
 }
 
+/// What makes the smallest file one of masks.
+const MASKED: [&str; 2] = ["adapt.kind=masked", "adapt.tuned=./tuned"];
+
+#[test]
+fn masks_have_an_objective_of_their_own() {
+    let config = parse(SMALL, &MASKED).unwrap();
+    assert_eq!(
+        (config.objective.kind, config.select.layers.clone()),
+        (ObjectiveKind::Lcdd, Some(Layers::All))
+    );
+    assert_eq!(config.select.modules, None);
+    let (own, adapt) = (&config.objective, &config.adapt);
+    assert_eq!(
+        (
+            own.lambda,
+            own.lambda_min,
+            own.lambda_max,
+            own.warmup,
+            own.budget,
+            own.ema
+        ),
+        (Some(0.01), Some(1e-6), Some(10.0), Some(300), Some(0.25), Some(0.95))
+    );
+    assert_eq!(
+        (
+            own.rate,
+            own.growth_rate,
+            own.clip,
+            own.stop_window,
+            own.stop_factor,
+            own.target
+        ),
+        (
+            Some(0.1),
+            Some(0.1),
+            Some(1.0),
+            Some(100),
+            Some(1.35),
+            Some(Target::Answers)
+        )
+    );
+    assert_eq!(
+        (
+            adapt.train_weights,
+            adapt.mask_lr,
+            adapt.mask_momentum,
+            adapt.mask_mean,
+            adapt.mask_std,
+            adapt.rank
+        ),
+        (Some(true), Some(0.1), Some(0.0), Some(1.5), Some(0.5), None)
+    );
+    let text = config.to_toml();
+    assert_eq!(parse(&text, &[]).unwrap(), config);
+    let slow = parse(
+        SMALL,
+        &[MASKED[0], MASKED[1], "objective.rate=0.3", "objective.target=tuned"],
+    )
+    .unwrap();
+    assert_eq!(
+        (slow.objective.growth_rate, slow.objective.target),
+        (Some(0.3), Some(Target::Tuned))
+    );
+
+    for (sets, part) in [
+        (&[MASKED[0]][..], "`adapt.tuned`: it is missing"),
+        (
+            &["adapt.tuned=./tuned"],
+            "`adapt.tuned`: it is that of masks, and `adapt.kind` is \"lora\"",
+        ),
+        (
+            &["objective.kind=lcdd"],
+            "`objective.kind`: lcdd trains masks, and there are none",
+        ),
+        (
+            &["objective.warmup=3"],
+            "`objective.warmup`: it is lcdd's, and `objective.kind` is \"sft\"",
+        ),
+        (&["objective.lambda=3"], "`objective.lambda`: it is rpsft's and lcdd's"),
+    ] {
+        let text = message("", sets);
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+    for (set, part) in [
+        (
+            "objective.kind=sft",
+            "`objective.kind`: masks are trained by lcdd, and not by sft",
+        ),
+        (
+            "adapt.rank=8",
+            "`adapt.rank`: it is LoRA's, and `adapt.kind` is \"masked\"",
+        ),
+        ("select.modules=mlp", "`select.modules`: all seven matrices"),
+        (
+            "select.extra=[\"model.norm.weight\"]",
+            "`select.extra`: only the matrices of blocks",
+        ),
+        ("adapt.mask_lr=0", "`adapt.mask_lr`: it is 0, expected above 0"),
+        ("adapt.mask_momentum=1", "`adapt.mask_momentum`: it is 1"),
+        ("adapt.mask_mean=nan", "`adapt.mask_mean`: it is NaN, expected a number"),
+        ("adapt.mask_std=-1", "`adapt.mask_std`: it is -1, expected 0 or more"),
+        (
+            "objective.lambda=20",
+            "`objective.lambda`: it is 20, expected from `lambda_min` (0.000001) to `lambda_max` (10)",
+        ),
+        (
+            "objective.lambda_min=0",
+            "`objective.lambda_min`: it is 0, expected above 0",
+        ),
+        (
+            "objective.lambda_max=0.001",
+            "`objective.lambda`: it is 0.01, expected from",
+        ),
+        ("objective.warmup=0", "`objective.warmup`: it is 0"),
+        ("objective.budget=-0.1", "`objective.budget`: it is -0.1"),
+        (
+            "objective.ema=1",
+            "`objective.ema`: it is 1, expected 0 or more and below 1",
+        ),
+        ("objective.rate=-1", "`objective.rate`: it is -1"),
+        ("objective.growth_rate=inf", "`objective.growth_rate`: it is inf"),
+        ("objective.clip=0", "`objective.clip`: it is 0, expected above 0"),
+        (
+            "objective.stop_window=1",
+            "`objective.stop_window`: it is 1, expected 0 or 2 and more",
+        ),
+        (
+            "objective.stop_factor=0.9",
+            "`objective.stop_factor`: it is 0.9, expected 1 or more",
+        ),
+        ("objective.target=base", "`base` is not one of answers, tuned"),
+        ("objective.beta=1", "`objective.beta`: it is kl's"),
+    ] {
+        let text = message("", &[MASKED[0], MASKED[1], set]);
+        assert!(text.contains(part), "{part} in\n{text}");
+    }
+}
+
 #[test]
 fn overrides_take_toml_values_and_text() {
     let sets = [

@@ -40,7 +40,7 @@ pub struct AnalysisSize {
 pub struct TrainingMemory {
     /// Parameters that move.
     pub parameters: usize,
-    /// Their values, gradients and two moments, and what the objective takes.
+    /// Their values, gradients and moments, and what the objective takes.
     pub state: usize,
     /// Block inputs, the widest working buffers, the head's chunk of logits.
     pub working: usize,
@@ -54,7 +54,8 @@ pub struct TrainingMemory {
 
 impl TrainingMemory {
     /// Plans batches of at most `rows` tokens of which `labelled` are predicted, on `parameters` with their numbers of
-    /// elements. As many interiors are kept as the budget (in bytes) allows; without one, all.
+    /// elements, of each of which `copies` numbers are kept besides its gradient. As many interiors are kept as the budget (in bytes) allows;
+    /// without one, all.
     ///
     /// `consumed` says that the optimiser consumes a block's gradients before the next block's are made; `besides` are bytes that the
     /// objective takes.
@@ -62,6 +63,7 @@ impl TrainingMemory {
         architecture: &Architecture,
         parameters: &[(ParameterId, usize)],
         [rows, labelled]: [usize; 2],
+        copies: usize,
         consumed: bool,
         besides: usize,
         budget: Option<usize>,
@@ -81,7 +83,7 @@ impl TrainingMemory {
         let head = HeadScratch::<B>::bytes(a, labelled);
         let interior = Interior::<B>::bytes(a, rows);
         let working = streams + head + Scratch::<B>::backward_bytes(a, rows) + interior;
-        let state = F32 * (3 * elements + gradients) + besides;
+        let state = F32 * (copies * elements + gradients) + besides;
         let left = budget.map(|budget| budget.saturating_sub(state + working));
         let kept = left.map_or(blocks, |left| (left / interior.max(1)).min(blocks));
         Self {

@@ -169,6 +169,12 @@ fn summary(run: &TrainingRun, curves: &Curves<'_>) -> String {
     let how = match training.ending {
         Some(Ending::Finished) => "All steps are done.",
         Some(Ending::Patience) => "Training stopped early: evaluations no longer improved.",
+        Some(Ending::Strayed) => {
+            "Training stopped early: the loss stayed too far above where it was when the warm-up ended."
+        }
+        Some(Ending::Settled) => {
+            "Training stopped early: no more masks were switched off, and what presses them no longer grew."
+        }
         _ => "The run is not finished.",
     };
     let result = format!(

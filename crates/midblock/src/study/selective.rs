@@ -161,7 +161,7 @@ fn frozen_blocks(ratio: f64, blocks: usize) -> usize {
 fn layers(adapt: &Adapt, count: usize, blocks: usize) -> Layers {
     let rank = adapt.rank.unwrap_or(Adapt::RANK);
     match adapt.kind {
-        AdaptKind::Full => Layers::Range(count..blocks),
+        AdaptKind::Full | AdaptKind::Masked => Layers::Range(count..blocks),
         AdaptKind::Lora => Layers::Segments((0..blocks).map(|block| if block < count { 0 } else { rank }).collect()),
     }
 }

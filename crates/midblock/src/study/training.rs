@@ -62,7 +62,7 @@ pub(super) fn result_of(base: &str, dir: &Path, run: &TrainingRun, kind: AdaptKi
     let result = dir.join(&run.info.training.result);
     match kind {
         AdaptKind::Lora => format!("{base}+{}", result.display()),
-        AdaptKind::Full => result.display().to_string(),
+        AdaptKind::Full | AdaptKind::Masked => result.display().to_string(),
     }
 }
 

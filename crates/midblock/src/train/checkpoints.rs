@@ -31,8 +31,9 @@ const STATE_TENSORS: &str = "state.safetensors";
 const PREFIX: &str = "step-";
 
 /// Keys that may differ when a run goes on: they do not change its numbers, or what they name is compared by its content.
-const FREE: [&str; 10] = [
+const FREE: [&str; 11] = [
     "model.base",
+    "adapt.tuned",
     "data.train",
     "data.eval",
     "train.save_every",
@@ -57,6 +58,9 @@ pub struct Identity {
     pub config: Config,
     /// Hash of the files of the base model.
     pub base: String,
+    /// The same of the model whose change is masked; none but for masks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuned: Option<String>,
     /// Name and hash of each data set's sequences, those for evaluation included.
     pub data: Vec<(String, String)>,
     /// Threads, which sums are split among.
@@ -90,6 +94,10 @@ impl Identity {
         }
         if self.base != now.base {
             return Err(differs("the content of the base model", &self.base, &now.base));
+        }
+        if self.tuned != now.tuned {
+            let [saved, given] = [&self.tuned, &now.tuned].map(|hash| hash.as_deref().unwrap_or("none"));
+            return Err(differs("the content of the tuned model", saved, given));
         }
         if self.data != now.data {
             let text = |data: &[(String, String)]| {

@@ -44,6 +44,7 @@ impl Estimate {
             a,
             &lengths,
             timeline.largest_batch(),
+            plan.copies(),
             consumed,
             besides,
             options.memory_bytes,
@@ -83,8 +84,8 @@ impl Estimate {
 /// FLOP a token that training a parameter adds.
 fn own_flop(shape: &[usize], how: Move) -> f64 {
     match (how, shape) {
-        (Move::Full, [out, inp]) => 2.0 * (out * inp) as f64,
-        (Move::Full, _) => 0.0,
+        (Move::Full | Move::Masked { .. }, [out, inp]) => 2.0 * (out * inp) as f64,
+        (Move::Full | Move::Masked { .. }, _) => 0.0,
         (Move::Lora { rank, .. }, shape) => 6.0 * (rank * shape.iter().sum::<usize>()) as f64,
     }
 }

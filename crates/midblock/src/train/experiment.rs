@@ -1,8 +1,8 @@
 //! A configuration with everything it names opened: model, data, selection. Nothing is trained or written yet.
 
 use super::{
-    Batching, CacheOptions, Identity, Item, Length, Objective, Schedule, StepOptions, Timeline, gradient_norms,
-    untrained::untrained,
+    Batching, CacheOptions, Identity, Item, Length, Objective, Schedule, StepOptions, Timeline, Trainer,
+    gradient_norms, masked::check_origin, untrained::untrained,
 };
 use crate::{
     Error, Result,
@@ -61,6 +61,10 @@ pub struct Experiment {
     pub config: Config,
     /// The base.
     pub checkpoint: Checkpoint,
+    /// The model whose change is masked; none but for masks.
+    pub tuned: Option<Checkpoint>,
+    /// What of its change masks cannot take back.
+    pub warnings: Vec<String>,
     /// Its shape.
     pub architecture: Architecture,
     /// Its tokenizer.
@@ -94,6 +98,8 @@ impl Experiment {
             Some(new) => untrained(&config, new, hub, on_transfer)?,
             None => Checkpoint::open(&config.model.base, hub, on_transfer)?,
         };
+        let tuned = (config.adapt.tuned.as_ref()).map(|tuned| Checkpoint::open(tuned, hub, on_transfer));
+        let tuned = tuned.transpose()?;
         let architecture = Architecture::resolve(checkpoint.config())?;
         let early = planned(&config, &architecture)?;
         let tokenizer = Tokenizer::of(&checkpoint)?;
@@ -123,15 +129,21 @@ impl Experiment {
                 Plan::resolve(&architecture, &recipe(&config), Some(&norms))?
             }
         };
+        let warnings = match &tuned {
+            Some(tuned) => check_origin(&checkpoint, tuned, &architecture, &plan)?,
+            None => Vec::new(),
+        };
         let Loaded {
             train,
             eval,
             counts,
             datasets,
         } = loaded;
-        Ok(Self {
+        let experiment = Self {
             config,
             checkpoint,
+            tuned,
+            warnings,
             architecture,
             tokenizer,
             plan,
@@ -139,7 +151,23 @@ impl Experiment {
             eval,
             counts,
             datasets,
-        })
+        };
+        experiment.check_warmup()?;
+        Ok(experiment)
+    }
+
+    /// The limit of `lcdd` is set when its warm-up ends, which must be within the run.
+    fn check_warmup(&self) -> Result<()> {
+        let steps = self.timeline().steps();
+        match self.config.objective.warmup {
+            Some(warmup) if warmup >= steps => Err(Error::Argument {
+                what: "objective.warmup".into(),
+                value: warmup.to_string(),
+                problem: format!("the run has {steps} steps, and the loss's limit is set only after the warm-up"),
+                help: "train for longer, or give a shorter warm-up".into(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// The steps of the run.
@@ -188,7 +216,8 @@ impl Experiment {
             betas: train.betas,
             eps: train.eps,
             weight_decay: train.weight_decay,
-            clip: (train.clip > 0.0).then_some(train.clip),
+            // what is clipped is the gradient of weights: masks alone have none
+            clip: (train.clip > 0.0 && self.config.adapt.train_weights != Some(false)).then_some(train.clip),
             accumulation: train.accumulation,
             memory_bytes: train.memory.map(|size| size.0 as usize),
             largest_batch: timeline.largest_batch(),
@@ -203,6 +232,20 @@ impl Experiment {
                 disk_bytes: start.disk.0,
                 folder: scratch.to_path_buf(),
             }),
+        }
+    }
+
+    /// A trainer of the experiment.
+    ///
+    /// # Errors
+    /// Those of [`Trainer::new`] and [`Trainer::masked`].
+    ///
+    /// # Panics
+    /// As these.
+    pub fn trainer<'b, B: Backend>(&self, backend: &'b B, options: StepOptions) -> Result<Trainer<'b, B>> {
+        match &self.tuned {
+            Some(tuned) => Trainer::masked(backend, &self.checkpoint, tuned, &self.plan, options),
+            None => Trainer::new(backend, &self.checkpoint, &self.plan, options),
         }
     }
 
@@ -241,13 +284,17 @@ impl Experiment {
             .collect()
     }
 
-    /// What makes this run, on so many ranks, the run it is; `files` are the base model's.
-    pub fn identity(&self, files: &[FileHash], ranks: usize) -> Identity {
-        let mut base = blake3::Hasher::new();
-        files.iter().for_each(|file| _ = base.update(file.blake3.as_bytes()));
+    /// What makes this run, on so many ranks, the run it is; `files` are the base model's, `tuned` those of a tuned one.
+    pub fn identity(&self, files: &[FileHash], tuned: Option<&[FileHash]>, ranks: usize) -> Identity {
+        let hash = |files: &[FileHash]| {
+            let mut hash = blake3::Hasher::new();
+            files.iter().for_each(|file| _ = hash.update(file.blake3.as_bytes()));
+            hash.finalize().to_hex().to_string()
+        };
         Identity {
             config: self.config.clone(),
-            base: base.finalize().to_hex().to_string(),
+            base: hash(files),
+            tuned: tuned.map(hash),
             data: self
                 .counts
                 .iter()
@@ -360,6 +407,7 @@ fn recipe(config: &Config) -> Recipe {
     let adapt = &config.adapt;
     let kind = match adapt.kind {
         AdaptKind::Full => Kind::Full,
+        AdaptKind::Masked => Kind::Masked(adapt.masks()),
         AdaptKind::Lora => Kind::Lora(LoraOptions {
             rank: adapt.rank.unwrap_or_default(),
             alpha: adapt.alpha,

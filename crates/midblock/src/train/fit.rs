@@ -37,6 +37,9 @@ pub struct Position {
     pub tokens: u64,
     /// Wall-clock time of all steps; that of steps that were lost is not in it.
     pub seconds: f64,
+    /// Why the last step ended the run, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Ending>,
 }
 
 /// The evaluation with the lowest loss.
@@ -124,6 +127,9 @@ impl Fit<'_> {
             {
                 break Ending::Patience;
             }
+            if let Some(ending) = position.ended {
+                break ending;
+            }
             if position.step == self.timeline.steps() {
                 break Ending::Finished;
             }
@@ -160,7 +166,7 @@ impl Fit<'_> {
 
     fn evaluation_is_due(&self, position: &Position) -> bool {
         let step = position.step;
-        let at_end = step == 0 || step == self.timeline.steps();
+        let at_end = step == 0 || step == self.timeline.steps() || position.ended.is_some();
         let due = at_end || self.habits.eval_every.is_some_and(|every| step.is_multiple_of(every));
         due && !self.eval.is_empty() && position.evaluated != Some(step)
     }
@@ -266,6 +272,7 @@ impl Fit<'_> {
         let expected = step_seconds.map_or(seconds, |before| before + (seconds - before) / RECENT);
         *step_seconds = Some(expected);
         position.step += 1;
+        position.ended = report.ending;
         position.tokens += tokens as u64;
         position.seconds += seconds;
         let id = |&index: &usize| self.train[index].sample.id.clone();
@@ -285,6 +292,7 @@ impl Fit<'_> {
             trained_tokens_per_s: sum.tokens as f64 / seconds,
             seconds_left: expected * (self.timeline.steps() - position.step) as f64,
             private_bytes: private_rss_bytes(),
+            carrier: report.carrier,
             exchange,
         };
         self.tell(|observer| observer.step(&metrics))?;

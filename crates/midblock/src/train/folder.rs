@@ -9,6 +9,7 @@
 //! | `tensorboard/` | the same for TensorBoard |
 //! | `checkpoints/` | to go on from; may be deleted when there is a `DONE` |
 //! | `adapter/` or `model/` | the result: a PEFT adapter or a Hugging Face folder |
+//! | `carrier/` | of masks, beside `model/`: see [`Carrier`](crate::adapt::Carrier) |
 //! | `report.html` | the page |
 //! | `DONE` | empty; written last |
 //!
@@ -33,9 +34,10 @@ pub(crate) const CHECKPOINTS: &str = "checkpoints";
 pub(crate) const TENSORBOARD: &str = "tensorboard";
 pub(crate) const ADAPTER: &str = "adapter";
 pub(crate) const MODEL: &str = "model";
+pub(crate) const CARRIER: &str = "carrier";
 
 /// Everything that a run may leave in its folder.
-const OURS: [&str; 11] = [
+const OURS: [&str; 12] = [
     DONE,
     RUN_JSON,
     RESOLVED_TOML,
@@ -47,6 +49,7 @@ const OURS: [&str; 11] = [
     TENSORBOARD,
     ADAPTER,
     MODEL,
+    CARRIER,
 ];
 
 /// `run.json` of a training run: that of every run, and what is training's own.

@@ -10,6 +10,7 @@ mod folder;
 mod gradient_probe;
 mod gradients;
 mod jsonl;
+mod masked;
 mod objective;
 mod observer;
 mod optimizer;
@@ -38,8 +39,8 @@ pub use folder::{Sharing, TrainedBlock, Training, TrainingFolder, TrainingInfo, 
 pub use gradient_probe::gradient_norms;
 pub use gradients::Gradients;
 pub use jsonl::{JsonLines, Line, read_lines};
-pub use objective::{Objective, Rotation};
-pub use observer::{Ending, Evaluation, Exchange, Observer, Outlook, StepMetrics};
+pub use objective::{Lcdd, Objective, Rotation, Target};
+pub use observer::{CarrierMetrics, Ending, Evaluation, Exchange, Observer, Outlook, StepMetrics};
 pub use optimizer::trained;
 pub use schedule::{Schedule, Shape};
 pub use state_cache::{CacheOptions, CacheUse};

@@ -37,9 +37,27 @@ pub struct StepMetrics {
     pub seconds_left: f64,
     /// Private memory of the process after the step, where the system says.
     pub private_bytes: Option<u64>,
+    /// Where masks are trained: how that goes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carrier: Option<CarrierMetrics>,
     /// What the ranks exchanged; none of one process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exchange: Option<Exchange>,
+}
+
+/// Loss-Constrained Dual Descent after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CarrierMetrics {
+    /// λ, the weight of the mean pressure on the masks, that the step was made with.
+    pub lambda: f64,
+    /// Moving average of the loss that is held, this step's included, in nats.
+    pub loss_ema: f64,
+    /// What it is held under; none during the warm-up.
+    pub limit: Option<f64>,
+    /// Masks that are 1 after the step.
+    pub active: u64,
+    /// All masks.
+    pub masks: u64,
 }
 
 /// What the ranks of a step exchanged, as rank 0 saw it.
@@ -95,6 +113,10 @@ pub enum Ending {
     Finished,
     /// Evaluations stopped improving.
     Patience,
+    /// The loss stayed far above where it was before masks were pressed.
+    Strayed,
+    /// Masks were no longer switched off, and what presses them no longer grew.
+    Settled,
     /// It was asked to stop; a checkpoint was saved.
     Interrupted,
 }

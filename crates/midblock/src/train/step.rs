@@ -6,18 +6,19 @@
 //! a time. Everything drawn at random is a function of seed, step and micro-batch: a run needs no history to go on.
 
 use super::{
-    Gradients,
+    CarrierMetrics, Ending, Gradients,
     batch::{Item, layout, longest},
+    masked::Masked,
     objective::{Held, Minimised, Objective, Seen, StartModel, sequences},
     optimizer::{Moments, adamw, prepare, trained, update},
     state_cache::{CacheOptions, CacheUse, StateCache},
 };
 use crate::{
     Error, Result,
-    adapt::Plan,
+    adapt::{BlockThetas, Kind, Plan},
     checkpoint::Checkpoint,
     model::{
-        Batch, Decoder, ParameterId, Pass, Reached, Tape,
+        Batch, BlockTensors, Decoder, ParameterId, Pass, Reached, Tape,
         memory::{TrainingMemory, first_block},
     },
     ranks::Ranks,
@@ -104,8 +105,12 @@ pub struct StepReport {
     pub gradient_norm: f64,
     /// What clipping multiplied it by; 1 if nothing was clipped.
     pub clip_scale: f64,
-    /// What the objective charges for where the weights were; 0 but for `rpsft`.
+    /// What the objective charges for where the weights and masks were; 0 but for `rpsft` and `lcdd`.
     pub penalty: f64,
+    /// Where masks are trained: how that goes.
+    pub carrier: Option<CarrierMetrics>,
+    /// Why the run should end with this step, if it should.
+    pub ending: Option<Ending>,
 }
 
 /// A model of which chosen parameters are trained.
@@ -114,7 +119,7 @@ pub struct Trainer<'a, B: Backend> {
     pub(super) decoder: Decoder<B>,
     options: StepOptions,
     first: usize,
-    gradients: Gradients<B>,
+    pub(super) gradients: Gradients<B>,
     pub(super) moments: BTreeMap<ParameterId, Moments<B>>,
     memory: TrainingMemory,
     tape: Tape<B>,
@@ -122,6 +127,9 @@ pub struct Trainer<'a, B: Backend> {
     prefix: Option<StateCache>,
     start: Option<StartModel<B>>,
     held: Option<Held<B>>,
+    pub(super) masked: Option<Masked<B>>,
+    /// Σ of what is minimised over this step's trained tokens so far, without penalties.
+    minimised: f64,
     /// Σ g² of gradients that were consumed in this step.
     consumed: f64,
     /// What was charged for the weights of blocks whose gradients were consumed in this step.
@@ -137,8 +145,35 @@ impl<'a, B: Backend> Trainer<'a, B> {
     /// or if the checkpoint has an adapter already.
     ///
     /// # Panics
-    /// If a singular block is missing that the objective holds.
-    pub fn new(backend: &'a B, checkpoint: &Checkpoint, plan: &Plan, mut options: StepOptions) -> Result<Self> {
+    /// If a singular block is missing that the objective holds, or the plan is one of masks.
+    pub fn new(backend: &'a B, checkpoint: &Checkpoint, plan: &Plan, options: StepOptions) -> Result<Self> {
+        Self::beside(backend, checkpoint, None, plan, options)
+    }
+
+    /// The same of a plan of masks over the change from `base` to `tuned`, which must be alike but for the matrices of blocks.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); [`Error::MissingTensor`] or [`Error::TensorShape`] if `tuned` is of another architecture.
+    ///
+    /// # Panics
+    /// If the plan is not one of masks, or the objective not that of masks.
+    pub fn masked(
+        backend: &'a B,
+        base: &Checkpoint,
+        tuned: &Checkpoint,
+        plan: &Plan,
+        options: StepOptions,
+    ) -> Result<Self> {
+        Self::beside(backend, base, Some(tuned), plan, options)
+    }
+
+    fn beside(
+        backend: &'a B,
+        checkpoint: &Checkpoint,
+        tuned: Option<&Checkpoint>,
+        plan: &Plan,
+        mut options: StepOptions,
+    ) -> Result<Self> {
         if let Some(adapter) = checkpoint.adapter() {
             return Err(Error::Argument {
                 what: "model".into(),
@@ -158,11 +193,23 @@ impl<'a, B: Backend> Trainer<'a, B> {
         let batch = options.largest_batch;
         let besides = options.objective.bytes(plan, decoder.architecture().vocab, batch[1]);
         let budget = options.memory_bytes;
-        let memory = TrainingMemory::plan::<B>(decoder.architecture(), &lengths, batch, consumed, besides, budget);
+        let kept = plan.copies();
+        let memory =
+            TrainingMemory::plan::<B>(decoder.architecture(), &lengths, batch, kept, consumed, besides, budget);
         check_memory(&memory, budget)?;
-        for entry in &plan.entries {
-            prepare(backend, &mut decoder, checkpoint, entry, options.seed)?;
-        }
+        let masked = match (&plan.kind, &options.objective, tuned) {
+            (Kind::Masked(own), Objective::Lcdd(lcdd), Some(tuned)) => {
+                let both = (*own, *lcdd);
+                Some(Masked::new(backend, tuned, &mut decoder, plan, both, options.seed)?)
+            }
+            (Kind::Full | Kind::Lora(_), _, None) => {
+                for entry in &plan.entries {
+                    prepare(backend, &mut decoder, checkpoint, entry, options.seed)?;
+                }
+                None
+            }
+            _ => panic!("invariant: masks have a tuned model and an objective of their own, and nothing else has"),
+        };
         let held = match &mut options.objective {
             Objective::Rpsft(rotation) => {
                 let rotation = std::mem::take(rotation); // what it holds is on the device from here on
@@ -170,10 +217,15 @@ impl<'a, B: Backend> Trainer<'a, B> {
             }
             _ => None,
         };
-        let embeds = plan.entry(ParameterId::Embedding).is_some();
-        let start = StartModel::of(backend, checkpoint, &options.objective, embeds, options.start.take())?;
+        let apart = match tuned {
+            Some(tuned) => !same_below(checkpoint, tuned, &decoder, first)?,
+            None => plan.entry(ParameterId::Embedding).is_some(),
+        };
+        let (seen, cache) = (tuned.unwrap_or(checkpoint), options.start.take());
+        let start = StartModel::of(backend, seen, &options.objective, apart, cache)?;
         let zeros = |shape: &[usize]| backend.zeros(shape.iter().product());
-        let moments = trained.into_iter().map(|(id, shape)| {
+        let moves = |(id, _): &(ParameterId, Vec<usize>)| plan.entry(*id).is_none_or(|entry| entry.parameters() > 0);
+        let moments = trained.into_iter().filter(moves).map(|(id, shape)| {
             let (first, second) = (zeros(&shape), zeros(&shape));
             (id, Moments { shape, first, second })
         });
@@ -188,6 +240,8 @@ impl<'a, B: Backend> Trainer<'a, B> {
             prefix: options.prefix.clone().filter(|_| first > 0).map(StateCache::new),
             start,
             held,
+            masked,
+            minimised: 0.0,
             consumed: 0.0,
             penalty: 0.0,
             checked: false,
@@ -243,11 +297,13 @@ impl<'a, B: Backend> Trainer<'a, B> {
             options,
             start,
             held,
+            masked,
             first,
             consumed,
             penalty,
             ..
         } = self;
+        let pressure = masked.as_ref().map_or(0.0, |masked| masked.dual.pressure(info.step));
         let undisturbed = Pass::inference(*backend, &batch, rope);
         let seen = match start {
             Some(start) => start.see(items, &undisturbed, &labels, *first, tape.hidden()),
@@ -289,6 +345,12 @@ impl<'a, B: Backend> Trainer<'a, B> {
                     if let Some(held) = held {
                         *penalty += held.add(*backend, decoder, gradients, |id| id.block() == Some(block));
                     }
+                    if let Some(masked) = masked {
+                        *consumed += masked.contract(*backend, gradients, block);
+                        let open = masked.advance(*backend, decoder, gradients, moments, block, &adamw, pressure);
+                        *penalty += pressure * open;
+                        return ControlFlow::Continue(());
+                    }
                     for (id, moments) in moments.iter_mut().filter(|(id, _)| id.block() == Some(block)) {
                         *consumed += update(*backend, decoder, gradients, *id, moments, &adamw);
                     }
@@ -299,9 +361,11 @@ impl<'a, B: Backend> Trainer<'a, B> {
         if !nats.is_finite() {
             return Err(diverged(info.step, "the loss", nats, items));
         }
+        let objective = minimised.sum();
+        self.minimised += objective;
         Ok(LossSum {
             nats,
-            objective: minimised.sum(),
+            objective,
             tokens: labels.rows.len(),
         })
     }
@@ -318,7 +382,11 @@ impl<'a, B: Backend> Trainer<'a, B> {
             ranks.size() == 1 || !self.options.consumes(),
             "gradients wait for all ranks"
         );
-        self.gradients.reduce::<R>(self.backend, ranks)
+        self.gradients.reduce::<R>(self.backend, ranks)?;
+        let mut minimised = [self.minimised]; // what masks are held by
+        ranks.sum(&mut minimised)?;
+        [self.minimised] = minimised;
+        Ok(())
     }
 
     /// Clips the gradient and lets the optimiser use it.
@@ -333,6 +401,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
             moments,
             options,
             held,
+            masked,
             ..
         } = self;
         let mut penalty = std::mem::take(&mut self.penalty);
@@ -348,11 +417,20 @@ impl<'a, B: Backend> Trainer<'a, B> {
                 return Err(Error::NoGradient { parameters });
             }
         }
-        let waiting: f64 = gradients
-            .ids()
-            .filter_map(|id| gradients.get(id))
-            .map(|g| backend.sum_of_squares(g))
-            .sum();
+        let late = match masked {
+            Some(masked) if !options.consumes() => masked.blocks(),
+            _ => Vec::new(),
+        };
+        let waiting: f64 = match masked {
+            Some(masked) => late
+                .iter()
+                .map(|&block| masked.contract(*backend, gradients, block))
+                .sum(),
+            None => (gradients.ids())
+                .filter_map(|id| gradients.get(id))
+                .map(|g| backend.sum_of_squares(g))
+                .sum(),
+        };
         let gradient_norm = (std::mem::take(&mut self.consumed) + waiting).sqrt();
         if !gradient_norm.is_finite() {
             return Err(diverged(info.step, "the gradient norm", gradient_norm, &[]));
@@ -363,14 +441,48 @@ impl<'a, B: Backend> Trainer<'a, B> {
             None => 1.0,
         };
         let adamw = adamw(options, info, clip_scale);
-        for (id, moments) in moments {
-            update(*backend, decoder, gradients, *id, moments, &adamw);
+        let mut told = (None, None);
+        match masked {
+            Some(masked) => {
+                let pressure = masked.dual.pressure(info.step);
+                for block in late {
+                    let open = masked.advance(*backend, decoder, gradients, moments, block, &adamw, pressure);
+                    penalty += pressure * open;
+                }
+                let loss = self.minimised / info.tokens as f64;
+                let (carrier, ending) = masked.end_step(*backend, info.step, loss);
+                told = (Some(carrier), ending);
+            }
+            None => {
+                for (id, moments) in moments {
+                    update(*backend, decoder, gradients, *id, moments, &adamw);
+                }
+            }
         }
+        self.minimised = 0.0;
+        let (carrier, ending) = told;
         Ok(StepReport {
             gradient_norm,
             clip_scale,
             penalty,
+            carrier,
+            ending,
         })
+    }
+
+    /// λ, the loss's limit and its moving average after `step` steps; none if nothing is masked.
+    pub fn dual(&self, step: u64) -> Option<(f64, Option<f64>, Option<f64>)> {
+        let dual = &self.masked.as_ref()?.dual;
+        Some((dual.lambda(), dual.limit(), dual.loss(step)))
+    }
+
+    /// θ of each block's masks; none where it has no masks, or nothing is masked.
+    pub fn thetas(&self) -> Vec<Option<BlockThetas>> {
+        let blocks = self.decoder.blocks().len();
+        match &self.masked {
+            Some(masked) => masked.thetas(self.backend, blocks),
+            None => vec![None; blocks],
+        }
     }
 
     /// Cross entropy of the samples' trained tokens, without dropout.
@@ -454,6 +566,17 @@ fn diverged(step: u64, what: &'static str, value: f64, items: &[Item<'_>]) -> Er
             false => samples.join(", "),
         },
     }
+}
+
+/// Whether both models are the same up to the first trained block.
+fn same_below<B: Backend>(base: &Checkpoint, tuned: &Checkpoint, decoder: &Decoder<B>, first: usize) -> Result<bool> {
+    let read = |checkpoint, block| BlockTensors::read(checkpoint, decoder.architecture(), block);
+    for block in 0..first {
+        if !read(base, block)?.same_values(&read(tuned, block)?) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn check_memory(memory: &TrainingMemory, budget: Option<usize>) -> Result<()> {

@@ -84,7 +84,15 @@ impl Observer for TensorBoard {
             ("speed/tokens_per_s", metrics.tokens_per_s),
         ];
         let objective = metrics.other_objective().map(|value| ("train/objective", value));
-        self.scalars(metrics.step, &values.into_iter().chain(objective).collect::<Vec<_>>())
+        let mut values: Vec<_> = values.into_iter().chain(objective).collect();
+        if let Some(carrier) = &metrics.carrier {
+            values.push(("carrier/lambda", carrier.lambda));
+            values.push(("carrier/loss_ema", carrier.loss_ema));
+            values.extend(carrier.limit.map(|limit| ("carrier/limit", limit)));
+            values.push(("carrier/active", carrier.active as f64));
+            values.push(("carrier/active_share", carrier.active as f64 / carrier.masks as f64));
+        }
+        self.scalars(metrics.step, &values)
     }
 
     fn evaluation(&mut self, evaluation: &Evaluation) -> Result<()> {

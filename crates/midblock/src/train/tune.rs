@@ -6,13 +6,13 @@
 use super::{
     Checkpoints, DriftHabit, DriftMeter, Ending, Experiment, Fit, Habits, JsonLines, Line, Observer, Position, Sharing,
     Stepper, TensorBoard, Timeline, TrainedBlock, Trainer, Training, TrainingFolder, TrainingInfo, TrainingRun,
-    folder::{ADAPTER, CHECKPOINTS, METRICS_JSONL, MODEL, RESOLVED_TOML, SELECTION_JSON, TENSORBOARD},
+    folder::{ADAPTER, CARRIER, CHECKPOINTS, METRICS_JSONL, MODEL, RESOLVED_TOML, SELECTION_JSON, TENSORBOARD},
     restore,
 };
 use crate::{
     Error, Result,
-    adapt::{Kind, Move, Plan},
-    checkpoint::{FileHash, WriteOptions, write_adapter},
+    adapt::{Carrier, CarrierModel, CarrierOrigin, Kind, Move, Plan},
+    checkpoint::{Checkpoint, FileHash, WriteOptions, write_adapter},
     model::{Architecture, ParameterId},
     progress::Progress,
     ranks::{self, Ranks},
@@ -53,12 +53,12 @@ pub fn tune<B: Backend>(
     progress: &dyn Progress,
 ) -> Result<Tuned> {
     let start = Instant::now();
-    let files = agree(experiment, ranks)?;
+    let Files { base: files, tuned } = agree(experiment, ranks)?;
     let keep = experiment.config.train.keep_checkpoints;
-    let identity = experiment.identity(&files, ranks.size());
+    let identity = experiment.identity(&files, tuned.as_deref(), ranks.size());
     let checkpoints = Checkpoints::new(folder.path(CHECKPOINTS), keep, identity);
     let newest = checkpoints.newest()?;
-    let (mut position, mut warnings) = (Position::default(), Vec::new());
+    let (mut position, mut warnings) = (Position::default(), experiment.warnings.clone());
     if let Some(newest) = &newest {
         let (saved, warning) = checkpoints.read(newest)?;
         position = saved;
@@ -73,7 +73,7 @@ pub fn tune<B: Backend>(
         restore(newest, &mut trainer)?;
     }
     let position = begin_together(position, &mut trainer, ranks)?;
-    let mut info = describe_run(experiment, folder, files, &timeline, warnings);
+    let mut info = describe_run(experiment, folder, [Some(files), tuned], &timeline, warnings);
     info.training.planned_bytes = trainer.memory().bytes() as u64;
     info.training.ranks = Sharing::of(ranks.size(), experiment.plan.parameters());
     begin(experiment, folder, &info)?;
@@ -110,6 +110,9 @@ pub fn tune<B: Backend>(
     let result = folder.path(&info.training.result);
     if ending != Ending::Interrupted {
         write_result(experiment, &mut trainer, folder, &info.training.result, progress)?;
+        if experiment.tuned.is_some() {
+            write_carrier(experiment, &trainer, folder, &info, position.step)?;
+        }
     }
     drop(trainer);
     finish(folder, info, position, ending, prepared).map(|run| Tuned { ending, run, result })
@@ -150,8 +153,15 @@ pub fn follow<B: Backend>(
     Ok(ending)
 }
 
-/// Checks that a step can be shared, and that all ranks are about to do the same. Returns the base model's files.
-fn agree(experiment: &Experiment, ranks: &Ranks) -> Result<Vec<FileHash>> {
+/// What a run starts from.
+struct Files {
+    base: Vec<FileHash>,
+    /// Of a tuned model, where masks are trained.
+    tuned: Option<Vec<FileHash>>,
+}
+
+/// Checks that a step can be shared, and that all ranks are about to do the same. Returns what they start from.
+fn agree(experiment: &Experiment, ranks: &Ranks) -> Result<Files> {
     let (accumulation, n) = (experiment.config.train.accumulation, ranks.size());
     if accumulation < n {
         return Err(Error::Argument {
@@ -161,14 +171,16 @@ fn agree(experiment: &Experiment, ranks: &Ranks) -> Result<Vec<FileHash>> {
             help: "raise it, and lower train.batch as much for the same step; or start fewer ranks".into(),
         });
     }
-    let files = experiment.checkpoint.fingerprint()?;
-    let identity = experiment.identity(&files, n);
+    let base = experiment.checkpoint.fingerprint()?;
+    let tuned = experiment.tuned.as_ref().map(Checkpoint::fingerprint).transpose()?;
+    let identity = experiment.identity(&base, tuned.as_deref(), n);
     let help = "do all ranks see the same files?";
     ranks.same("the base model", identity.base.as_bytes(), help)?;
+    ranks.same("the tuned model", format!("{:?}", identity.tuned).as_bytes(), help)?;
     ranks.same("the data", format!("{:?}", identity.data).as_bytes(), help)?;
     let what = format!("{} {:?}", identity.config.to_toml(), experiment.plan.entries);
     ranks.same("options and trained parameters", what.as_bytes(), help)?;
-    Ok(files)
+    Ok(Files { base, tuned })
 }
 
 /// The trainer at the start of the run. Singular blocks that it holds are found by the first rank and kept for the others.
@@ -182,7 +194,7 @@ fn trainer<'b, B: Backend>(
     let mut options = experiment.step_options(timeline, &std::env::temp_dir());
     let cache = SingularCache::of_user();
     ranks.first(|| experiment.find_blocks(&mut options, &cache, progress))?;
-    Trainer::new(backend, &experiment.checkpoint, &experiment.plan, options)
+    experiment.trainer(backend, options)
 }
 
 /// Brings all ranks to where rank 0 is.
@@ -227,13 +239,23 @@ fn begin(experiment: &Experiment, folder: &TrainingFolder, info: &TrainingInfo) 
     folder.write_info(info)
 }
 
-/// What trains, for other programs: PEFT's `adapter_config.json`, or for full fine-tuning the names of all parameters.
+/// What trains, for other programs: PEFT's `adapter_config.json`, or the names of all parameters, and of all groups of masks.
 pub fn selection_json(experiment: &Experiment) -> Value {
     let (plan, architecture) = (&experiment.plan, &experiment.architecture);
     plan.peft_json(architecture, experiment.checkpoint.label())
         .unwrap_or_else(|| {
-            let names: Vec<String> = plan.entries.iter().map(|entry| entry.id.name(architecture)).collect();
-            json!({"base_model_name_or_path": experiment.checkpoint.label(), "trained_parameters": names})
+            let names = |moves: bool| -> Vec<String> {
+                let entries = plan.entries.iter().filter(|entry| moves == (entry.parameters() > 0));
+                entries.map(|entry| entry.id.name(architecture)).collect()
+            };
+            let mut selection =
+                json!({"base_model_name_or_path": experiment.checkpoint.label(), "trained_parameters": names(true)});
+            if let Some(tuned) = &experiment.tuned {
+                let group = |(block, group, _): (usize, _, _)| format!("model.layers.{block}.{group}");
+                selection["tuned_model_name_or_path"] = json!(tuned.label());
+                selection["trained_masks"] = json!(plan.masks().map(group).collect::<Vec<_>>());
+            }
+            selection
         })
 }
 
@@ -254,13 +276,16 @@ pub fn trained_blocks(plan: &Plan, architecture: &Architecture) -> Vec<TrainedBl
             trained.rank = Some(rank);
         }
     }
+    for (block, _, channels) in plan.masks() {
+        blocks[block].parameters += channels as u64;
+    }
     blocks
 }
 
 fn describe_run(
     experiment: &Experiment,
     folder: &TrainingFolder,
-    files: Vec<FileHash>,
+    files: [Option<Vec<FileHash>>; 2],
     timeline: &Timeline,
     warnings: Vec<String>,
 ) -> TrainingInfo {
@@ -283,7 +308,7 @@ fn describe_run(
         ending: None,
         result: match plan.kind {
             Kind::Lora(_) => ADAPTER.to_owned(),
-            Kind::Full => MODEL.to_owned(),
+            Kind::Full | Kind::Masked(_) => MODEL.to_owned(),
         },
     };
     let run = run_info(experiment, files, started, warnings);
@@ -291,16 +316,21 @@ fn describe_run(
 }
 
 /// What every run says of itself.
-fn run_info(experiment: &Experiment, files: Vec<FileHash>, started: SystemTime, mut warnings: Vec<String>) -> RunInfo {
-    let (checkpoint, architecture) = (&experiment.checkpoint, &experiment.architecture);
+fn run_info(
+    experiment: &Experiment,
+    files: [Option<Vec<FileHash>>; 2],
+    started: SystemTime,
+    mut warnings: Vec<String>,
+) -> RunInfo {
+    let architecture = &experiment.architecture;
     for set in experiment.datasets.iter().filter(|set| !set.skipped.is_empty()) {
         let (name, skipped, total) = (&set.name, set.skipped.len(), set.samples_total);
         warnings.push(format!(
             "{name}: {skipped} of {total} rows could not be used; run.json names each"
         ));
     }
-    let model = ModelInfo {
-        name: "base".to_owned(),
+    let model = |(name, checkpoint, files): (&str, &Checkpoint, Vec<FileHash>)| ModelInfo {
+        name: name.to_owned(),
         label: checkpoint.label().to_owned(),
         path: checkpoint.path().to_path_buf(),
         files,
@@ -308,15 +338,21 @@ fn run_info(experiment: &Experiment, files: Vec<FileHash>, started: SystemTime, 
         parameters: architecture.parameters() as u64,
         blocks: architecture.blocks,
     };
+    let models = [
+        ("base", Some(&experiment.checkpoint)),
+        ("tuned", experiment.tuned.as_ref()),
+    ];
+    let models = models.into_iter().zip(files);
+    let models = models.filter_map(|((name, checkpoint), files)| Some(model((name, checkpoint?, files?))));
     RunInfo {
         midblock_run_schema: run::SCHEMA,
         midblock_version: env!("CARGO_PKG_VERSION").to_owned(),
         command_line: std::env::args().collect(),
         config: json!(experiment.config),
-        models: vec![model],
+        models: models.collect(),
         datasets: experiment.datasets.clone(),
         seeds: vec![Seed {
-            purpose: "samples, order, dropout, adapters".to_owned(),
+            purpose: "samples, order, dropout, adapters, masks".to_owned(),
             seed: experiment.config.train.seed,
         }],
         threads: rayon::current_num_threads(),
@@ -338,27 +374,66 @@ fn write_result<B: Backend>(
     let out = folder.clear_result(name)?;
     let Experiment {
         checkpoint,
+        tuned,
         architecture,
         plan,
         ..
     } = experiment;
+    let blocks = plan.trained_blocks();
     match plan.kind {
         Kind::Lora(_) => write_adapter(&out, checkpoint.label(), architecture, plan, |id, _| {
             Ok(trainer.parameter(id))
         }),
-        Kind::Full => {
+        Kind::Full | Kind::Masked(_) => {
             let options = WriteOptions {
                 dtype: experiment.config.output.dtype.map(Into::into),
                 ..WriteOptions::default()
             };
             let written = checkpoint.write(&out, &options, progress, |tensor| {
                 let id = ParameterId::parse(&tensor.name, architecture);
-                let moved = id.filter(|id| plan.entry(*id).is_some());
-                Ok(moved.map_or_else(|| tensor.to_f32(), |id| trainer.parameter(id)))
+                let in_blocks = |id: &ParameterId| id.block().is_some_and(|block| blocks.contains(&block));
+                match (id, tuned) {
+                    (Some(id), _) if plan.entry(id).is_some() => Ok(trainer.parameter(id)),
+                    // norms and biases of masked blocks
+                    (Some(id), Some(tuned)) if in_blocks(&id) => Ok(tuned.tensor(&tensor.name)?.to_f32()),
+                    _ => Ok(tensor.to_f32()),
+                }
             });
             written.map(|_| ())
         }
     }
+}
+
+/// Writes the masks beside the model that they let through.
+fn write_carrier<B: Backend>(
+    experiment: &Experiment,
+    trainer: &Trainer<'_, B>,
+    folder: &TrainingFolder,
+    info: &TrainingInfo,
+    step: u64,
+) -> Result<()> {
+    let model = |index: usize| {
+        let model = info.run.models.get(index).cloned().unwrap_or_default();
+        CarrierModel {
+            label: model.label,
+            files: model.files,
+        }
+    };
+    let config = &experiment.config;
+    let (lambda, limit, loss) = trainer.dual(step).unwrap_or_default();
+    let origin = CarrierOrigin {
+        base: model(0),
+        tuned: model(1),
+        options: json!({
+            "adapt": config.adapt, "objective": config.objective, "layers": config.select.layers, "seed": config.train.seed,
+        }),
+        step,
+        lambda,
+        limit,
+        loss,
+    };
+    let out = folder.clear_result(CARRIER)?;
+    Carrier::new(trainer.thetas(), origin).write(&out)
 }
 
 /// Completes `run.json` and, unless the run is to go on, writes the report and `DONE`.

@@ -93,7 +93,7 @@ pub fn lora(architecture: &Architecture) -> Plan {
 
 fn plan(architecture: &Architecture, kind: Adaptation, layers: Layers) -> Plan {
     let modules = match kind {
-        Adaptation::Full => None,
+        Adaptation::Full | Adaptation::Masked(_) => None,
         Adaptation::Lora(_) => Some("all-linear".parse().expect("a known group")),
     };
     let recipe = Recipe {

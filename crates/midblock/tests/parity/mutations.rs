@@ -9,7 +9,7 @@ use crate::{
 use midblock::model::Architecture;
 use midblock_kernels::{
     Accumulate, Activation, AdamW, Attention, AttentionForward, AttentionGradients, Backend, Cpu, Divergence,
-    Prediction, Real, RopeTable, RowWeight, StoredMatrix,
+    Prediction, Real, RopeTable, RowWeight, StoredMatrix, TunedState,
 };
 use std::sync::Mutex;
 
@@ -236,6 +236,36 @@ impl Backend for Mutant {
     }
     fn values_mut<'a>(&self, matrix: &'a mut Self::Matrix) -> Option<&'a mut Buffer> {
         self.cpu.values_mut(matrix)
+    }
+    fn distillation_backward(&self, logits: &mut Buffer, reference: &Buffer, vocab: usize, weight: f64) -> Vec<f64> {
+        self.cpu.distillation_backward(logits, reference, vocab, weight)
+    }
+    fn cross_entropy(&self, logits: &Buffer, targets: &[u32]) -> Vec<f64> {
+        self.cpu.cross_entropy(logits, targets)
+    }
+    fn masked(&self, base: &Self::Matrix, tuned: &Self::Matrix, masks: [&Buffer; 2], out: &mut Buffer) {
+        self.cpu.masked(base, tuned, masks, out);
+    }
+    fn masked_backward(
+        &self,
+        base: &Self::Matrix,
+        tuned: &Self::Matrix,
+        masks: [&Buffer; 2],
+        gradient: &Buffer,
+        d_masks: [&mut Buffer; 2],
+    ) -> f64 {
+        self.cpu.masked_backward(base, tuned, masks, gradient, d_masks)
+    }
+    fn adamw_masked(
+        &self,
+        step: &AdamW,
+        gradient: &Buffer,
+        base: &Self::Matrix,
+        masks: [[&Buffer; 2]; 2],
+        tuned: TunedState<'_, Buffer>,
+        out: &mut Buffer,
+    ) {
+        self.cpu.adamw_masked(step, gradient, base, masks, tuned, out);
     }
     fn embed_backward(&self, ids: &[u32], d_out: &Buffer, d_table: &mut Buffer) {
         self.cpu.embed_backward(ids, d_out, d_table);

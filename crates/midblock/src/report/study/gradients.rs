@@ -15,6 +15,7 @@ pub fn section(found: &Gradients, blocks: usize) -> Section {
     let flow = &found.flow;
     let what = match found.kind {
         AdaptKind::Full => "the matrices themselves are trained",
+        AdaptKind::Masked => "masks over an earlier change of the matrices are trained, and that change",
         AdaptKind::Lora => "pairs beside the matrices are trained, W = W_0 + s·B·A, and gradients are theirs",
     };
     let quantities = Quantity::ALL.map(|quantity| {

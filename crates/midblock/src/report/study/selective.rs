@@ -18,6 +18,7 @@ use crate::{
 pub fn section(found: &Selective, blocks: usize) -> Section {
     let how = match found.kind {
         AdaptKind::Full => "full fine-tuning of the other blocks",
+        AdaptKind::Masked => "masks over the change of the other blocks",
         AdaptKind::Lora => "LoRA in the other blocks, at one rank whatever is frozen",
     };
     let mut panels: Vec<Panel> = (found.frozen[0].values.iter().enumerate())

@@ -137,11 +137,11 @@ impl SweepFile {
                 "name a `model.base`",
             );
         }
-        if config.adapt.kind == AdaptKind::Full {
+        if config.adapt.kind != AdaptKind::Lora {
             let help = "use LoRA, whose rank makes budgets equal";
             push(
                 "adapt.kind",
-                "patterns share a rank budget, and full fine-tuning has none",
+                "patterns share a rank budget, and only LoRA has one",
                 help,
             );
         }

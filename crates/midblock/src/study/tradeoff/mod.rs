@@ -50,7 +50,7 @@ pub struct TradeoffOptions {
     pub ood: Vec<String>,
     /// A run each of every method, in place of `train.seed`; `[1]` by default.
     pub seeds: Vec<u64>,
-    /// What is compared; by default every objective with its defaults.
+    /// What is compared; by default every objective that trains weights, with its defaults.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub methods: Vec<Method>,
 }
@@ -67,10 +67,10 @@ impl Default for TradeoffOptions {
 }
 
 impl TradeoffOptions {
-    /// The methods, or every objective if none is named.
+    /// The methods, or every objective of weights if none is named.
     fn methods(&self) -> Vec<Method> {
         match self.methods[..] {
-            [] => ObjectiveKind::ALL.map(Method::of).to_vec(),
+            [] => ObjectiveKind::OF_WEIGHTS.map(Method::of).to_vec(),
             _ => self.methods.clone(),
         }
     }

@@ -20,6 +20,8 @@ struct Parabola {
     gradient: f32,
     /// Steps at which the loss is NaN.
     breaks_at: Option<u64>,
+    /// The step that ends the run.
+    ends_at: Option<u64>,
 }
 
 impl Parabola {
@@ -29,6 +31,7 @@ impl Parabola {
             moments: [0.0; 2],
             gradient: 0.0,
             breaks_at: None,
+            ends_at: None,
         }
     }
 
@@ -90,6 +93,8 @@ impl Stepper for Parabola {
             gradient_norm,
             clip_scale: 1.0,
             penalty: 0.0,
+            carrier: None,
+            ending: (self.ends_at == Some(info.step)).then_some(Ending::Settled),
         })
     }
 
@@ -131,6 +136,7 @@ struct Bed {
     batch: usize,
     accumulation: usize,
     breaks_at: Option<u64>,
+    ends_at: Option<u64>,
     keep: usize,
     /// Steps between measurements of drift.
     drift: Option<u64>,
@@ -158,6 +164,7 @@ impl Bed {
             batch: 2,
             accumulation: 2,
             breaks_at: None,
+            ends_at: None,
             keep: 2,
             drift: Some(5),
             differs: None,
@@ -173,6 +180,7 @@ impl Bed {
         Identity {
             config: Config::default(),
             base: "base".into(),
+            tuned: None,
             data: vec![("data".into(), "0123456789abcdef".into())],
             threads: 2,
             ranks: 1,
@@ -202,6 +210,7 @@ impl Bed {
         let checkpoints = self.checkpoints();
         let mut stepper = Parabola {
             breaks_at: self.breaks_at,
+            ends_at: self.ends_at,
             ..Parabola::new()
         };
         let mut position = Position::default();
@@ -454,6 +463,23 @@ fn patience_ends_a_run_and_the_best_parameters_come_back() {
 }
 
 #[test]
+fn a_stepper_ends_a_run_after_a_last_evaluation() {
+    let bed = Bed {
+        ends_at: Some(7),
+        ..Bed::new()
+    };
+    let (stepper, position, ending) = bed.run_through();
+    assert_eq!(
+        (position.step, position.evaluated, ending),
+        (7, Some(7), Ending::Settled)
+    );
+    let lines = bed.lines();
+    let (again, at, end) = bed.run_through(); // it does not go on
+    assert_eq!((at.step, end, bed.lines()), (7, Ending::Settled, lines));
+    assert_eq!(again.w.to_bits(), stepper.w.to_bits());
+}
+
+#[test]
 fn another_run_is_not_taken_for_this_one() {
     let bed = Bed::new();
     bed.run_through();
@@ -469,6 +495,7 @@ fn another_run_is_not_taken_for_this_one() {
     };
     assert_eq!(message(&|_| ()), Ok(None));
     assert_eq!(message(&|i| i.config.train.save_every = 7), Ok(None));
+    assert_eq!(message(&|i| i.config.adapt.tuned = Some("elsewhere".into())), Ok(None));
     assert_eq!(
         message(&|i| i.config.train.prefix_cache.memory = crate::config::ByteSize(7)),
         Ok(None)
@@ -483,6 +510,10 @@ fn another_run_is_not_taken_for_this_one() {
         (
             message(&|i| i.base = "other".into()),
             "the content of the base model is base against other",
+        ),
+        (
+            message(&|i| i.tuned = Some("other".into())),
+            "the content of the tuned model is none against other",
         ),
         (
             message(&|i| i.data[0].1 = "fedcba".into()),
@@ -567,12 +598,12 @@ proptest! {
     #[test]
     fn an_interrupted_run_ends_like_an_uninterrupted_one(
         stops in proptest::collection::vec((any::<bool>(), 0usize..30), 0..6), eval_every in 1u64..5, save_every in 1u64..6,
-        keep_best: bool, patience in proptest::option::of(1usize..4),
+        keep_best: bool, patience in proptest::option::of(1usize..4), ends_at in proptest::option::of(1u64..12),
     ) {
         let habits = Habits { eval_every: Some(eval_every), save_every, patience, keep_best };
-        let through = Bed { habits, lr: 0.6, ..Bed::new() };
+        let through = Bed { habits, lr: 0.6, ends_at, ..Bed::new() };
         let (expected, position, ending) = through.run_through();
-        let bed = Bed { habits, lr: 0.6, ..Bed::new() };
+        let bed = Bed { habits, lr: 0.6, ends_at, ..Bed::new() };
         for (killed, after) in stops {
             let left = Cell::new(after);
             let asked = || {

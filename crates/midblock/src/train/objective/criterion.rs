@@ -1,11 +1,15 @@
 //! The gradient of an objective with respect to the logits of a micro-batch's trained tokens.
 //!
 //! `dft`: weight p_t/N. `iw`: w_s/N; where weights are derived too, dw_s/dℓ_t = −τ w_s/n_s makes it w_s (1 − τ ℓ̄_s)/N below the cap, with
-//! n_s the sequence's trained tokens and ℓ̄_s their mean loss. `kl`: see [`Backend::divergence_backward`].
+//! n_s the sequence's trained tokens and ℓ̄_s their mean loss. `kl`: see [`Backend::divergence_backward`]; `lcdd` with the tuned model as its
+//! target: see [`Backend::distillation_backward`].
 
-use super::{Objective, start::Seen};
+use super::{
+    Lcdd, Objective, Target,
+    start::{Seen, SeenStates},
+};
 use crate::model::{Batch, Criterion, Labels};
-use midblock_kernels::{Accumulate, Backend};
+use midblock_kernels::Backend;
 use std::ops::Range;
 
 /// What of the trained tokens is minimised, and what it adds up to.
@@ -24,12 +28,9 @@ enum Rows<'a, B: Backend> {
     Weighted(Vec<[f64; 2]>),
     Divergence {
         beta: f64,
-        /// Normed states of the start model, (rows, D).
-        states: &'a B::Buffer,
-        head: &'a B::Matrix,
-        /// (n, D) and (n, V) of a chunk.
-        scratch: &'a mut [B::Buffer; 2],
+        start: SeenStates<'a, B>,
     },
+    Distilled(SeenStates<'a, B>),
 }
 
 impl<'a, B: Backend> Minimised<'a, B> {
@@ -43,7 +44,13 @@ impl<'a, B: Backend> Minimised<'a, B> {
         losses: impl FnOnce() -> Vec<f64>,
     ) -> Self {
         let rows = match (objective, seen) {
-            (Objective::Sft | Objective::Rpsft(_), _) => Rows::Equal,
+            (
+                Objective::Lcdd(Lcdd {
+                    target: Target::Tuned, ..
+                }),
+                Seen::States(tuned),
+            ) => Rows::Distilled(tuned),
+            (Objective::Sft | Objective::Rpsft(_) | Objective::Lcdd(_), _) => Rows::Equal,
             (Objective::Dft, _) => Rows::ByProbability,
             (&Objective::Iw { tau, cap, detach }, Seen::Losses(start)) => {
                 let losses = losses();
@@ -56,12 +63,7 @@ impl<'a, B: Backend> Minimised<'a, B> {
                 });
                 Rows::Weighted(weights.collect())
             }
-            (&Objective::Kl { beta }, Seen::States { states, head, scratch }) => Rows::Divergence {
-                beta,
-                states,
-                head,
-                scratch,
-            },
+            (&Objective::Kl { beta }, Seen::States(start)) => Rows::Divergence { beta, start },
             _ => unreachable!("invariant: objectives with a start model have seen it"),
         };
         Self {
@@ -101,20 +103,19 @@ impl<B: Backend> Criterion<B> for Minimised<'_, B> {
                     .sum::<f64>();
                 losses
             }
-            Rows::Divergence {
-                beta,
-                states,
-                head,
-                scratch: [chunk, reference],
-            } => {
-                let [vocab, hidden] = backend.shape(head);
-                backend.resize(chunk, rows.len() * hidden);
-                backend.gather_rows(states, &rows.clone().collect::<Vec<_>>(), hidden, chunk);
-                backend.resize(reference, rows.len() * vocab);
-                backend.linear(chunk, head, rows.len(), Accumulate::Write, reference);
+            Rows::Divergence { beta, start } => {
+                let reference = start.logits(backend, rows);
                 let found = backend.divergence_backward(logits, reference, targets, share, *beta);
                 self.sum += found.iter().map(|row| row.nats + *beta * row.divergence).sum::<f64>();
                 found.iter().map(|row| row.nats).collect()
+            }
+            Rows::Distilled(tuned) => {
+                let losses = backend.cross_entropy(logits, targets);
+                let vocab = tuned.vocab(backend);
+                let reference = tuned.logits(backend, rows);
+                let found = backend.distillation_backward(logits, reference, vocab, share);
+                self.sum += found.iter().sum::<f64>();
+                losses
             }
         }
     }
@@ -131,7 +132,7 @@ pub(in crate::train) fn sequences(batch: &Batch, labels: &Labels) -> Vec<Range<u
 mod tests {
     use super::*;
     use crate::rng;
-    use midblock_kernels::Reference;
+    use midblock_kernels::{Accumulate, Reference};
     use rand::RngExt;
 
     /// Two sequences of labelled rows, and one without any.
@@ -161,6 +162,11 @@ mod tests {
             gradient.extend(chunk);
         }
         (gradient, minimised.sum())
+    }
+
+    fn log_softmax(logits: &[f64]) -> Vec<f64> {
+        let sum = logits.iter().map(|l| l.exp()).sum::<f64>().ln();
+        logits.iter().map(|l| l - sum).collect()
     }
 
     /// `value` is what is minimised, with what counts as constant held.
@@ -246,18 +252,14 @@ mod tests {
         let head = Reference.trained([VOCAB, HIDDEN], random(5, VOCAB * HIDDEN));
         let beta = 0.4;
         let mut scratch = [Vec::new(), Vec::new()];
-        let seen = Seen::States {
+        let seen = Seen::States(SeenStates {
             states: &states,
             head: &head,
             scratch: &mut scratch,
-        };
+        });
         let (gradient, sum) = minimised(&Objective::Kl { beta }, &logits, seen);
         let mut start = vec![0.0; logits.len()];
         Reference.linear(&states, &head, TARGETS.len(), Accumulate::Write, &mut start);
-        let log_softmax = |logits: &[f64]| {
-            let sum = logits.iter().map(|l| l.exp()).sum::<f64>().ln();
-            logits.iter().map(|l| l - sum).collect::<Vec<_>>()
-        };
         let value = |logits: &[f64]| {
             let rows = logits.chunks(VOCAB).zip(start.chunks(VOCAB));
             let kl = rows.map(|(row, start)| {
@@ -268,6 +270,55 @@ mod tests {
         };
         is_gradient(&gradient, &logits, value);
         assert!((sum - value(&logits)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn divergence_of_a_tuned_model() {
+        let logits = random(6, TARGETS.len() * VOCAB);
+        let states = random(7, TARGETS.len() * HIDDEN);
+        let head = Reference.trained([VOCAB, HIDDEN], random(8, VOCAB * HIDDEN));
+        let mut own = crate::config::Objective {
+            kind: crate::config::ObjectiveKind::Lcdd,
+            target: Some(Target::Tuned),
+            ..crate::config::Objective::default()
+        };
+        own.fill();
+        let objective = Objective::of(&own);
+        let mut scratch = [Vec::new(), Vec::new()];
+        let seen = Seen::States(SeenStates {
+            states: &states,
+            head: &head,
+            scratch: &mut scratch,
+        });
+        let (gradient, sum) = minimised(&objective, &logits, seen);
+        let mut tuned = vec![0.0; logits.len()];
+        Reference.linear(&states, &head, TARGETS.len(), Accumulate::Write, &mut tuned);
+        let value = |logits: &[f64]| {
+            let rows = logits.chunks(VOCAB).zip(tuned.chunks(VOCAB));
+            let kl = rows.map(|(row, tuned)| {
+                let (p, q) = (log_softmax(row), log_softmax(tuned));
+                q.iter().zip(p).map(|(q, p)| q.exp() * (q - p)).sum::<f64>()
+            });
+            kl.sum::<f64>()
+        };
+        is_gradient(&gradient, &logits, value);
+        assert!((sum - value(&logits)).abs() < 1e-12);
+        // the losses that are told of are cross entropies all the same
+        let mut minimised = Minimised::new(
+            &objective,
+            TOKENS,
+            &SEQUENCES,
+            Seen::States(SeenStates {
+                states: &states,
+                head: &head,
+                scratch: &mut scratch,
+            }),
+            || losses(&logits),
+        );
+        let told = minimised.backward(&Reference, 0..5, &TARGETS, &mut logits.clone());
+        for (told, expected) in told.iter().zip(losses(&logits)) {
+            assert!((told - expected).abs() < 1e-12);
+        }
     }
 
     #[test]

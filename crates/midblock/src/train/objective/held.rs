@@ -82,7 +82,7 @@ impl<B: Backend> Held<B> {
                     let left = backend.upload(&block.left);
                     let right = backend.matrix(StoredMatrix::from_f32([k, shape[1]], &block.right));
                     let moves = match how {
-                        Move::Full => Moves::Itself(negated(
+                        Move::Full | Move::Masked { .. } => Moves::Itself(negated(
                             backend,
                             inside(backend, &left, matrix(decoder, entry.id), &right, k),
                         )),
@@ -90,7 +90,7 @@ impl<B: Backend> Held<B> {
                     };
                     How::Block { left, right, moves }
                 }
-                (false, Move::Full) => {
+                (false, Move::Full | Move::Masked { .. }) => {
                     let start = backend.upload(&checkpoint.tensor(&name)?.to_f32());
                     How::Whole(Moves::Itself(negated(backend, start)))
                 }
@@ -296,7 +296,7 @@ mod tests {
         let mut decoder = Decoder::load(&backend, &checkpoint).unwrap();
         let extra = match kind {
             Adaptation::Full => vec!["model.embed_tokens.weight".to_owned()],
-            Adaptation::Lora(_) => Vec::new(),
+            _ => Vec::new(),
         };
         let recipe = Recipe {
             kind,

@@ -8,17 +8,21 @@
 //! | `dft` | Σ_t sg(p_θ(y_t)) ℓ_t / N: the weight is a constant (arXiv 2508.05629, eq. 9) |
 //! | `iw` | Σ_s w_s Σ_{t∈s} ℓ_t / N with w_s = min(cap, exp(τ (mean_{t∈s} ln p_θ − mean_{t∈s} ln p_ref))) of each sequence s (arXiv 2507.12856) |
 //! | `kl` | Σ_t (ℓ_t + β KL(p_θ ‖ p_ref)_t) / N, over the whole vocabulary |
+//! | `lcdd` | Σ_t ℓ_t / N, or Σ_t KL(p_tuned ‖ p_θ)_t / N, + λ w Σ σ(θ) over masks (arXiv 2605.06632): see [`Lcdd`] |
 //! | `rpsft` | Σ_t ℓ_t / N + λ Σ_W ‖U_kᵀ W V_k − S_ref‖²_F (arXiv 2605.10973): see `held` |
 
 mod criterion;
 mod held;
+mod lcdd;
 mod rotation;
 mod start;
 
+pub use lcdd::{Lcdd, Target};
 pub use rotation::Rotation;
 pub(super) use {
     criterion::{Minimised, sequences},
     held::Held,
+    lcdd::Dual,
     start::{Seen, StartModel},
 };
 
@@ -53,6 +57,8 @@ pub enum Objective {
     },
     /// With a penalty on change inside of the leading singular blocks.
     Rpsft(Rotation),
+    /// Under a limit, with as few open masks as it allows.
+    Lcdd(Lcdd),
 }
 
 impl Objective {
@@ -80,15 +86,22 @@ impl Objective {
                 ends: own.ends.expect(filled),
                 blocks: BTreeMap::new(),
             }),
+            ObjectiveKind::Lcdd => Self::Lcdd(Lcdd::of(own)),
         }
     }
 
     /// Private bytes it takes besides what every step takes, for micro-batches of at most `labelled` trained tokens.
     pub fn bytes(&self, plan: &Plan, vocab: usize, labelled: usize) -> usize {
+        let logits = 4 * vocab * labelled.min(HEAD_ROWS);
         match self {
             Self::Sft | Self::Dft | Self::Iw { .. } => 0,
-            Self::Kl { .. } => 4 * vocab * labelled.min(HEAD_ROWS),
+            Self::Kl { .. } => logits,
             Self::Rpsft(rotation) => rotation.bytes(plan),
+            Self::Lcdd(Lcdd { target, .. }) => {
+                // θ, momentum, masks before and after, gradients
+                let masks: usize = plan.masks().map(|(.., channels)| 4 * 5 * channels).sum();
+                masks + if *target == Target::Tuned { logits } else { 0 }
+            }
         }
     }
 }

@@ -73,9 +73,9 @@ impl Rotation {
     pub fn bytes(&self, plan: &Plan) -> usize {
         let k = self.directions;
         let of = |(entry, [out, inp]): (&Entry, [usize; 2])| match (self.holds_block([out, inp]), entry.how) {
-            (true, Move::Full) => k * (out + inp) + k * k,
+            (true, Move::Full | Move::Masked { .. }) => k * (out + inp) + k * k,
             (true, Move::Lora { .. }) => k * (out + inp),
-            (false, Move::Full) => out * inp,
+            (false, Move::Full | Move::Masked { .. }) => out * inp,
             (false, Move::Lora { .. }) => 0,
         };
         4 * self.held(plan).map(of).sum::<usize>()

@@ -1,8 +1,9 @@
-//! The model as it was before the first step, and what it says of the samples: computed once for each sample, as far as there is room.
+//! A model that stays as it is, and what it says of the samples: the one before the first step, or for `lcdd` the tuned one. Computed once
+//! for each sample, as far as there is room.
 //!
-//! Its weights are those of the checkpoint in their storage format, beside those that move, and the residual stream is shared up to the
-//! first trained block. Kept of a sample is what its objective needs and no more: for `iw` the mean loss of its trained tokens, for `kl` the
-//! normed states of these, (n, D), from which the whole distribution is one product with the head: D numbers a token instead of V.
+//! Its weights are those of a checkpoint in their storage format, beside those that move, and the residual stream is shared up to the
+//! first trained block. Kept of a sample is what its objective needs and no more: for `iw` the mean loss of its trained tokens, for `kl` and
+//! `lcdd` the normed states of these, (n, D), from which the whole distribution is one product with the head: D numbers a token instead of V.
 
 use crate::{
     Result,
@@ -10,17 +11,18 @@ use crate::{
     model::{Decoder, Interior, Keep, Labels, Pass, Scratch},
     train::{
         batch::Item,
-        objective::{Objective, sequences},
+        objective::{Lcdd, Objective, Target, sequences},
         state_cache::{CacheOptions, CacheUse, StateCache},
     },
 };
-use midblock_kernels::Backend;
+use midblock_kernels::{Accumulate, Backend};
+use std::ops::Range;
 
 /// The start model with what it has said so far.
 pub(in crate::train) struct StartModel<B: Backend> {
     decoder: Decoder<B>,
-    /// Whether the embedding moves, so that not even `h[0]` is shared.
-    embeds: bool,
+    /// Whether nothing is shared, not even `h[0]`.
+    apart: bool,
     keeps: Keeps,
     cache: Option<StateCache>,
     hidden: B::Buffer,
@@ -42,32 +44,58 @@ pub(in crate::train) enum Seen<'a, B: Backend> {
     Nothing,
     /// Mean loss in nats of each sequence.
     Losses(Vec<f64>),
-    /// Normed states of the trained rows, (n, D), the head they go through, and buffers to do so.
-    States {
-        states: &'a B::Buffer,
-        head: &'a B::Matrix,
-        scratch: &'a mut [B::Buffer; 2],
-    },
+    /// What its head makes distributions of.
+    States(SeenStates<'a, B>),
+}
+
+/// Normed states of a micro-batch's trained rows, and the head that they go through.
+pub(in crate::train) struct SeenStates<'a, B: Backend> {
+    /// (rows, D)
+    pub states: &'a B::Buffer,
+    /// (V, D)
+    pub head: &'a B::Matrix,
+    /// (n, D) and (n, V) of a chunk.
+    pub scratch: &'a mut [B::Buffer; 2],
+}
+
+impl<B: Backend> SeenStates<'_, B> {
+    /// V.
+    pub fn vocab(&self, backend: &B) -> usize {
+        backend.shape(self.head)[0]
+    }
+
+    /// The logits of some of the trained rows, (n, V).
+    pub fn logits(&mut self, backend: &B, rows: Range<usize>) -> &mut B::Buffer {
+        let [chunk, logits] = &mut *self.scratch;
+        let [vocab, hidden] = backend.shape(self.head);
+        backend.resize(chunk, rows.len() * hidden);
+        backend.gather_rows(self.states, &rows.clone().collect::<Vec<_>>(), hidden, chunk);
+        backend.resize(logits, rows.len() * vocab);
+        backend.linear(chunk, self.head, rows.len(), Accumulate::Write, logits);
+        logits
+    }
 }
 
 impl<B: Backend> StartModel<B> {
-    /// Of an objective; `None` if it needs none.
+    /// The model of a checkpoint for an objective; `None` if it needs none. `apart` says that it shares nothing with the model in training,
+    /// not even the embedding or the blocks below the first trained one.
     pub fn of(
         backend: &B,
         checkpoint: &Checkpoint,
         objective: &Objective,
-        embeds: bool,
+        apart: bool,
         cache: Option<CacheOptions>,
     ) -> Result<Option<Self>> {
         let keeps = match objective {
             Objective::Iw { .. } => Keeps::Losses,
             Objective::Kl { .. } => Keeps::States,
-            Objective::Sft | Objective::Dft | Objective::Rpsft(_) => return Ok(None),
+            Objective::Lcdd(Lcdd { target, .. }) if *target == Target::Tuned => Keeps::States,
+            Objective::Sft | Objective::Dft | Objective::Rpsft(_) | Objective::Lcdd(_) => return Ok(None),
         };
         let empty = || backend.zeros(0);
         Ok(Some(Self {
             decoder: Decoder::load(backend, checkpoint)?,
-            embeds,
+            apart,
             keeps,
             cache: cache.map(StateCache::new),
             hidden: empty(),
@@ -110,11 +138,11 @@ impl<B: Backend> StartModel<B> {
         }
         match self.keeps {
             Keeps::Losses => Seen::Losses(kept.iter().map(|loss| f64::from(loss[0])).collect()),
-            Keeps::States => Seen::States {
+            Keeps::States => Seen::States(SeenStates {
                 states: &self.states,
                 head: self.decoder.ends().head(),
                 scratch: &mut self.chunk,
-            },
+            }),
         }
     }
 
@@ -123,9 +151,13 @@ impl<B: Backend> StartModel<B> {
         let backend = pass.backend;
         backend.resize(&mut self.hidden, backend.len(entered));
         backend.copy(entered, &mut self.hidden);
-        if self.embeds {
-            self.decoder.ends().embed(backend, pass.batch, &mut self.hidden);
-        }
+        let first = match self.apart {
+            true => {
+                self.decoder.ends().embed(backend, pass.batch, &mut self.hidden);
+                0
+            }
+            false => first,
+        };
         for block in first..self.decoder.blocks().len() {
             let (hidden, interior) = (&mut self.hidden, &mut self.interior);
             self.decoder
@@ -136,7 +168,7 @@ impl<B: Backend> StartModel<B> {
         match self.keeps {
             Keeps::Losses => {
                 let losses = ends.predictions(backend, &self.hidden, labels);
-                let mean = |rows: &std::ops::Range<usize>| {
+                let mean = |rows: &Range<usize>| {
                     let sum: f64 = losses[rows.clone()].iter().map(|row| row.nats).sum();
                     vec![(sum / rows.len().max(1) as f64) as f32]
                 };
@@ -145,7 +177,7 @@ impl<B: Backend> StartModel<B> {
             Keeps::States => {
                 self.states = ends.normed_rows(backend, &self.hidden, &labels.rows);
                 let hidden = self.decoder.architecture().hidden;
-                let read = |rows: &std::ops::Range<usize>| {
+                let read = |rows: &Range<usize>| {
                     let mut values = vec![0f32; rows.len() * hidden];
                     backend.read(&self.states, rows.start * hidden, &mut values);
                     values
