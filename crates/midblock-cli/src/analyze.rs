@@ -1,15 +1,16 @@
 //! `midblock analyze`, `midblock report` and `midblock metrics`.
 
 use crate::{args, carve, checkpoint, eval, inspect::bytes_text, progress::Terminal, study, sweep, tune};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use midblock::{
     eval::EvaluationRun,
     metrics::{Options, Selection, registry},
+    ranks::Ranks,
     report,
     run::{Run, RunWriter},
     study::{
         Analysis, AnalyzeConfig, BASE, Shard, Variant, analyze,
-        analyze::{Filled, ShardFolder, ShardRecord, ShardSet},
+        analyze::{Filled, ShardFolder, ShardRecord, ShardSet, analyze_on},
         battery::StudyRun,
         carve::CarveRun,
         sweep::SweepRecord,
@@ -21,13 +22,32 @@ use midblock_kernels::Cpu;
 use std::{collections::BTreeSet, io::Write, path::Path};
 
 /// Runs an analysis and writes its folder.
-pub fn run(args: &args::Analyze, common: &args::Common) -> Result<()> {
+pub fn run(args: &args::Analyze, common: &args::Common, ranks: &Ranks) -> Result<()> {
     let config = config(args)?;
     if let Some(shard) = args.shard {
+        ensure!(
+            ranks.size() == 1,
+            "--shard {shard}: ranks share the samples themselves\n  help: leave it out, or start one process for each shard"
+        );
         return run_shard(args, &config, shard, common);
     }
-    let writer = RunWriter::create(&args.out, args.overwrite)?;
-    publish(&compute(&config, common)?, writer)
+    let writer = match ranks.is_first() {
+        true => Some(RunWriter::create(&args.out, args.overwrite)?),
+        false => None,
+    };
+    let run = match ranks.size() {
+        1 => Some(compute(&config, common)?),
+        _ => compute_on(ranks, &config, common)?,
+    };
+    run.zip(writer).map_or(Ok(()), |(run, writer)| publish(&run, writer))
+}
+
+/// Runs an analysis on all ranks; the first one gets the run.
+fn compute_on(ranks: &Ranks, config: &AnalyzeConfig, common: &args::Common) -> Result<Option<Run>> {
+    let terminal = Terminal::new(common.quiet);
+    let transfers = |transfer: midblock::hub::Transfer<'_>| terminal.transfer(&transfer);
+    let hub = checkpoint::hub(common);
+    Ok(analyze_on(&Cpu::new(), config, &hub, ranks, &terminal, &transfers)?)
 }
 
 /// Runs the models on a shard of the samples and keeps what joining needs.

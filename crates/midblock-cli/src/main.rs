@@ -67,14 +67,16 @@ fn main() -> ExitCode {
 
 /// The other processes of the job, for commands that work in several.
 fn join(cli: &Cli, launch: Option<Launch>) -> midblock::Result<Ranks> {
-    match (&cli.command, launch) {
-        (Command::Tune(_) | Command::Pretrain(_) | Command::Eval(_) | Command::Sweep(_), _) | (_, None) => {
-            Ranks::join()
-        }
-        (_, Some(launch)) => launch.refuse(
+    let shares = matches!(
+        cli.command,
+        Command::Analyze(_) | Command::Tune(_) | Command::Pretrain(_) | Command::Eval(_) | Command::Sweep(_)
+    );
+    match launch {
+        Some(launch) if !shares => launch.refuse(
             "this command works in one process",
-            "start it without; tune, pretrain, eval and sweep share their work",
+            "start it without; analyze, tune, pretrain, eval and sweep share their work",
         ),
+        _ => Ranks::join(),
     }
 }
 
@@ -104,7 +106,7 @@ fn run(mut cli: Cli, ranks: &Ranks) -> Result<()> {
     progress::install_signals()?;
     cli.common.quiet |= !ranks.is_first();
     match &cli.command {
-        Command::Analyze(args) => analyze::run(args, &cli.common),
+        Command::Analyze(args) => analyze::run(args, &cli.common, ranks),
         Command::Tune(args) => tune::run(args, &cli.common, ranks),
         Command::Carve(args) => carve::run(args, &cli.common),
         Command::Erase(args) => erase::run(args, &cli.common),

@@ -337,6 +337,34 @@ fn an_evaluation_is_what_one_process_writes() {
 }
 
 #[test]
+fn an_analysis_is_what_one_process_writes() {
+    let place = Place::new();
+    let sft = format!("--variant=sft={}", asset("assets/quickstart/sft"));
+    let files = |name: &str| ["metrics.csv", "weights.csv"].map(|file| fs::read(place.path(name).join(file)).unwrap());
+    for (size, name) in [(1, "alone"), (2, "on-2"), (4, "on-4")] {
+        let out = place.path(name).display().to_string();
+        let few = ["--samples=9", "--token-samples=4", "--max-length=24", "--resamples=20"];
+        let args = [
+            &[
+                "analyze",
+                "--base",
+                &place.base,
+                &sft,
+                "--data",
+                &place.data,
+                "--out",
+                &out,
+            ][..],
+            &few,
+        ]
+        .concat();
+        let [stdout, _] = run(size, &args, 0);
+        assert_eq!(stdout.matches("report: ").count(), 1, "{stdout}");
+        assert!(files(name) == files("alone"), "{size} ranks");
+    }
+}
+
+#[test]
 fn a_sweep_is_what_one_process_makes() {
     let place = Place::new();
     let text = format!(

@@ -32,7 +32,7 @@ pub trait Sink {
 }
 
 /// Weight metrics of one block, of all variants.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct BlockWeights {
     /// From 1.
     pub block: usize,

@@ -279,7 +279,7 @@ impl<B: Backend> Running<'_, B> {
             };
             match judged {
                 Ok(judged) => self.cells[index] = Some(judged),
-                Err(Error::Interrupted) => return Err(Error::Interrupted),
+                Err(problem) if problem.ends_all() => return Err(problem),
                 Err(problem) => self.fail(cell, &problem, watcher),
             }
         }
