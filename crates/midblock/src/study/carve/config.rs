@@ -65,7 +65,7 @@ pub struct CarveConfig {
     pub behaviour: BehaviourConfig,
     /// The phases.
     pub carve: Carve,
-    /// `dir`: the folder. The other keys are both phases'; `dtype` is `f32` by default.
+    /// `dir`: the folder. `dtype`: format of the carrier's weights; `f32` by default, as phase 1's always are. `tensorboard`: both phases'.
     pub output: Output,
 }
 
@@ -282,8 +282,11 @@ impl CarveFile {
         }
         config.adapt.kind = AdaptKind::Full;
         config.output.dir = Some(dir.join(phase.name()));
-        // what is masked is a small difference of weights, which the base's own format might round away
-        config.output.dtype.get_or_insert(WeightFormat::F32);
+        // what is masked is a small difference of weights, which another format might round away, and with it what did not move
+        config.output.dtype = match phase {
+            CarvePhase::Sft => Some(WeightFormat::F32),
+            CarvePhase::Carrier => config.output.dtype.or(Some(WeightFormat::F32)),
+        };
         config
     }
 }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    config::{AdaptKind, Override, Target},
+    config::{AdaptKind, Override, Target, WeightFormat},
     tokens::Format,
 };
 use std::path::Path;
@@ -45,12 +45,15 @@ fn phase_one_is_the_papers_loop_on_the_matrices_of_all_blocks() {
             "carve.sft.train.steps=7",
             "carve.sft.objective.kind=dft",
             "output.tensorboard=false",
+            "output.dtype=bf16",
         ],
     )
     .unwrap();
     let config = file.experiment(CarvePhase::Sft, Path::new("out"), None).unwrap();
     assert_eq!((config.train.steps, config.train.epochs), (Some(7), None));
     assert!(!config.output.tensorboard);
+    // the embedding of a quantised base must stay what it was
+    assert_eq!(config.output.dtype, Some(WeightFormat::F32));
 }
 
 #[test]
