@@ -4,6 +4,7 @@ use crate::{args, checkpoint, progress::Terminal, stopped::Stopped};
 use anyhow::{Context, Result, bail, ensure};
 use midblock::{
     Error,
+    checkpoint::Quantization,
     eval::{Comparison, EvalConfig, Evaluation, EvaluationRun, builtin_tasks, compare_all, evaluate},
     report,
 };
@@ -27,7 +28,7 @@ pub fn run(args: &args::Eval, common: &args::Common) -> Result<()> {
     let mut runs = Vec::new();
     for (name, spec) in &models {
         let dir = if models.len() == 1 { out.clone() } else { out.join(name) };
-        one(spec, &config, common, &dir, &terminal)?;
+        one(spec, args.quantize, &config, common, &dir, &terminal)?;
         runs.push((name.clone(), EvaluationRun::open(&dir)?));
     }
     drop(terminal);
@@ -50,8 +51,18 @@ pub fn run(args: &args::Eval, common: &args::Common) -> Result<()> {
     announce(&several, &comparisons, out)
 }
 
-fn one(spec: &str, config: &EvalConfig, common: &args::Common, dir: &Path, terminal: &Terminal) -> Result<Evaluation> {
-    let checkpoint = checkpoint::open(spec, common)?;
+fn one(
+    spec: &str,
+    quantize: Option<Quantization>,
+    config: &EvalConfig,
+    common: &args::Common,
+    dir: &Path,
+    terminal: &Terminal,
+) -> Result<Evaluation> {
+    let mut checkpoint = checkpoint::open(spec, common)?;
+    if let Some(kind) = quantize {
+        checkpoint.quantize(kind, &[])?;
+    }
     let hub = checkpoint::hub(common);
     let transfers = |transfer: midblock::hub::Transfer<'_>| terminal.transfer(&transfer);
     match evaluate(&Cpu::new(), &checkpoint, config, &hub, &transfers, dir, terminal) {

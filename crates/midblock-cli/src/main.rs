@@ -13,8 +13,11 @@ mod live;
 mod mask;
 mod merge;
 mod perplexity;
+mod plan;
 mod progress;
 mod quickstart;
+mod rates;
+mod shapes;
 mod stopped;
 mod study;
 mod sweep;
@@ -65,6 +68,7 @@ fn run(cli: &Cli) -> Result<()> {
         Command::Pretrain(args) => tune::pretrain(args, &cli.common),
         Command::Quickstart(args) => quickstart::run(args, &cli.common),
         Command::Inspect(args) => inspect::run(args, &cli.common),
+        Command::Plan(args) => plan::run(args, &cli.common),
         Command::Perplexity(args) => perplexity::run(args, &cli.common),
         Command::Eval(args) => eval::run(args, &cli.common),
         Command::Generate(args) => generate::run(args, &cli.common),

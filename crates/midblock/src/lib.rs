@@ -9,6 +9,7 @@ mod atomic;
 pub mod checkpoint;
 pub mod config;
 pub mod corpus;
+pub mod costs;
 pub mod drift;
 pub mod error;
 pub mod eval;

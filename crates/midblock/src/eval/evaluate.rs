@@ -86,7 +86,7 @@ impl Job<'_> {
         let started = now.unwrap_or_else(SystemTime::now);
         let seconds = started.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let identities = tasks.iter().map(identity).collect();
-        let identity = Identity::new(&files, self.config, identities, seconds);
+        let identity = Identity::new(&files, self.config, self.checkpoint.quantization(), identities, seconds);
         folder.check(&identity)?;
         if let Some(finished) = folder.finished()? {
             return Ok(finished);
@@ -96,6 +96,7 @@ impl Job<'_> {
             (_, template) => template,
         };
         let prompter = Prompter::new(self.checkpoint, self.tokenizer, template, started)?;
+        self.checkpoint.make_quantized(self.progress)?;
         let mut model = open()?;
         let mut info = EvaluationInfo {
             run: run_info(self.checkpoint, files, self.config, &tasks, started)?,

@@ -16,7 +16,7 @@ use super::{EvalConfig, Evaluation, ItemRecord};
 use crate::{
     Error, Result,
     atomic::write_atomic,
-    checkpoint::FileHash,
+    checkpoint::{FileHash, Quantization},
     run::{DONE, METRICS_CSV, REPORT_HTML, RUN_JSON, RunInfo, SCHEMA, lock, write_bytes},
 };
 use serde::{Deserialize, Serialize};
@@ -45,7 +45,7 @@ pub struct EvaluationInfo {
 pub struct Identity {
     /// BLAKE3 of the checkpoint's files.
     pub checkpoint: Vec<String>,
-    /// Options without `batch`.
+    /// Options without `batch`, and `quantize` if the matrices of the blocks are quantised.
     pub options: Value,
     /// One for each task.
     pub tasks: Vec<TaskIdentity>,
@@ -65,16 +65,18 @@ pub struct TaskIdentity {
 }
 
 impl Identity {
-    /// Of a checkpoint, options, and tasks with the hashes of their data.
+    /// Of a checkpoint's files and what they are quantised to, options, and tasks with the hashes of their data.
     pub(super) fn new(
         checkpoint: &[FileHash],
         config: &EvalConfig,
+        quantization: Option<Quantization>,
         tasks: Vec<TaskIdentity>,
         started_unix_s: u64,
     ) -> Self {
         let mut options = serde_json::to_value(config).expect("invariant: options can be written as JSON");
         if let Some(options) = options.as_object_mut() {
             options.remove("batch");
+            options.extend(quantization.map(|kind| ("quantize".to_owned(), kind.to_string().into())));
         }
         Self {
             checkpoint: digests(checkpoint),

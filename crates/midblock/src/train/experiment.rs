@@ -90,7 +90,7 @@ impl Experiment {
         on_transfer: OnTransfer<'_>,
         now: SystemTime,
     ) -> Result<Self> {
-        let checkpoint = match &config.model.new {
+        let mut checkpoint = match &config.model.new {
             Some(new) => untrained(&config, new, hub, on_transfer)?,
             None => Checkpoint::open(&config.model.base, hub, on_transfer)?,
         };
@@ -123,6 +123,9 @@ impl Experiment {
                 Plan::resolve(&architecture, &recipe(&config), Some(&norms))?
             }
         };
+        if let Some(kind) = config.model.quantize {
+            checkpoint.quantize(kind, &plan.moved_whole())?;
+        }
         let Loaded {
             train,
             eval,

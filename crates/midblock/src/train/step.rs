@@ -156,7 +156,10 @@ impl<'a, B: Backend> Trainer<'a, B> {
         let batch = options.largest_batch;
         let besides = options.objective.bytes(plan, decoder.architecture().vocab, batch[1]);
         let budget = options.memory_bytes;
-        let memory = TrainingMemory::plan::<B>(decoder.architecture(), &lengths, batch, consumed, besides, budget);
+        let weights = checkpoint.quantized_bytes();
+        let left = budget.map(|budget| budget.saturating_sub(weights));
+        let memory = TrainingMemory::plan::<B>(decoder.architecture(), &lengths, batch, consumed, besides, left);
+        let memory = memory.with_weights(weights);
         check_memory(&memory, budget)?;
         for entry in &plan.entries {
             prepare(backend, &mut decoder, checkpoint, entry, options.seed)?;
@@ -444,7 +447,7 @@ fn diverged(step: u64, what: &'static str, value: f64, items: &[Item<'_>]) -> Er
 }
 
 fn check_memory(memory: &TrainingMemory, budget: Option<usize>) -> Result<()> {
-    let needed = memory.state + memory.working;
+    let needed = memory.weights + memory.state + memory.working;
     match budget {
         Some(budget) if memory.kept == 0 && needed > budget => Err(Error::Argument {
             what: "memory".into(),

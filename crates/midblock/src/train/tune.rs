@@ -61,6 +61,7 @@ pub fn tune<B: Backend>(
     let timeline = experiment.timeline();
     let mut options = experiment.step_options(&timeline, &std::env::temp_dir());
     let cache = SingularCache::of_user();
+    experiment.checkpoint.make_quantized(progress)?;
     experiment.find_blocks(&mut options, &cache, progress)?;
     let mut trainer = Trainer::new(backend, &experiment.checkpoint, &experiment.plan, options)?;
     // before the state of an earlier process comes in: its states are those of the start
