@@ -237,7 +237,7 @@ fn count(n: u64) -> String {
 }
 
 /// 1.2 GiB.
-fn bytes_text(bytes: u64) -> String {
+pub fn bytes_text(bytes: u64) -> String {
     match bytes {
         0..1_048_576 => format!("{:.0} KiB", bytes as f64 / 1024.0),
         1_048_576..1_073_741_824 => format!("{:.0} MiB", bytes as f64 / 1_048_576.0),

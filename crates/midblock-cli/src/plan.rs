@@ -1,6 +1,6 @@
 //! `midblock plan`: what training and analysing a model would take, on this machine or on many of another kind.
 
-use crate::{args, checkpoint, rates::Memory};
+use crate::{args, checkpoint, inspect::bytes_text, rates::Memory};
 use anyhow::{Result, bail};
 use midblock::{
     adapt::{Kind, LoraOptions, Plan, Recipe, Scaling},
@@ -27,21 +27,25 @@ pub fn run(args: &args::Plan, common: &args::Common) -> Result<()> {
     };
     let architecture = Architecture::resolve(checkpoint.config())?;
     let plan = plan(args, &architecture)?;
+    let stored = WeightBytes::of(&checkpoint, &architecture);
     if let Some(kind) = args.quantize {
         checkpoint.quantize(kind, &plan.moved_whole())?;
     }
     let weights = WeightBytes::of(&checkpoint, &architecture);
     let rates = rates(args, &architecture);
     let step = Step::of(args, &architecture, &plan, &weights, checkpoint.quantized_bytes());
-    let analysis = Analysis::of(args, &architecture, &weights);
+    let analysis = Analysis::of(args, &architecture, &stored);
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&json!({
-            "model": name, "parameters": architecture.parameters(), "trained_parameters": plan.parameters(),
-            "weight_bytes": weights.all(), "machines": args.machines,
-            "rates": {"flop_per_s": rates.flop_per_s, "read_bytes_per_s": rates.read_bytes_per_s,
-                      "sent_bytes_per_s": rates.sent_bytes_per_s, "latency_s": rates.latency_s},
-            "step": step.json(&rates), "analysis": analysis.json(&rates),
-        }))?);
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&json!({
+                "model": name, "parameters": architecture.parameters(), "trained_parameters": plan.parameters(),
+                "weight_bytes": weights.all(), "machines": args.machines,
+                "rates": {"flop_per_s": rates.flop_per_s, "read_bytes_per_s": rates.read_bytes_per_s,
+                          "sent_bytes_per_s": rates.sent_bytes_per_s, "latency_s": rates.latency_s},
+                "step": step.json(&rates), "analysis": analysis.json(&rates),
+            }))?
+        );
         return Ok(());
     }
     let mut out = std::io::stdout().lock();
@@ -51,7 +55,7 @@ pub fn run(args: &args::Plan, common: &args::Common) -> Result<()> {
         "model       {name}: {} parameters, {} trained; weights take {}",
         architecture.parameters(),
         plan.parameters(),
-        gib(weights.all()),
+        size(weights.all()),
     )?;
     writeln!(
         out,
@@ -91,7 +95,10 @@ fn plan(args: &args::Plan, architecture: &Architecture) -> Result<Plan> {
         seed: 0,
     };
     if recipe.layers.needs_scores().is_some() {
-        bail!("--layers {}: it needs a model's numbers, and a plan has none\n  help: `midblock tune --dry-run` knows them", args.layers);
+        bail!(
+            "--layers {}: it needs a model's numbers, and a plan has none\n  help: `midblock tune --dry-run` knows them",
+            args.layers
+        );
     }
     Ok(Plan::resolve(architecture, &recipe, None)?)
 }
@@ -103,7 +110,9 @@ fn rates(args: &args::Plan, architecture: &Architecture) -> Rates {
         flop_per_s: args
             .gflops
             .map_or_else(|| rate_of_product(&Cpu::new(), architecture, rows), |rate| 1e9 * rate),
-        read_bytes_per_s: args.bandwidth.map_or_else(|| Memory::new().bytes_per_s(), |rate| 1e9 * rate),
+        read_bytes_per_s: args
+            .bandwidth
+            .map_or_else(|| Memory::new().bytes_per_s(), |rate| 1e9 * rate),
         sent_bytes_per_s: 1e9 * args.network,
         latency_s: 1e-6 * args.latency,
     }
@@ -155,29 +164,34 @@ impl Step {
             sent_bytes,
             ..
         } = self.costs;
+        let (sends, summing) = match self.machines {
+            1 => (String::new(), String::new()),
+            _ => (
+                format!(", sends {:.1} MB", 1e-6 * sent_bytes),
+                format!(", {:.3} s of them to sum gradients", self.costs.sending_s(rates)),
+            ),
+        };
         writeln!(
             out,
-            "step        {} tokens a machine: {:.1} TFLOP, reads {:.1} GB of weights, sends {:.1} MB",
+            "step        {} tokens a machine: {:.2} TFLOP, reads {:.1} GB of weights{sends}",
             self.tokens,
             1e-12 * flop,
             1e-9 * read_bytes,
-            1e-6 * sent_bytes
         )?;
         writeln!(
             out,
-            "            {:.2} s, {:.3} s of them to sum gradients: {:.0} tokens/s in all",
+            "            {:.2} s{summing}: {:.1} tokens/s in all",
             self.costs.seconds(rates),
-            self.costs.sending_s(rates),
             self.tokens_per_s(rates)
         )?;
         writeln!(
             out,
             "            {} private: {} of quantised weights, {} of parameters, gradients and moments, {} of a batch; {} mapped",
-            gib(self.memory.bytes()),
-            gib(self.memory.weights),
-            gib(self.memory.state),
-            gib(self.memory.bytes() - self.memory.weights - self.memory.state),
-            gib(self.mapped),
+            size(self.memory.bytes()),
+            size(self.memory.weights),
+            size(self.memory.state),
+            size(self.memory.bytes() - self.memory.weights - self.memory.state),
+            size(self.mapped),
         )
     }
 
@@ -222,7 +236,7 @@ impl Analysis {
     fn print(&self, out: &mut impl Write, rates: &Rates) -> std::io::Result<()> {
         writeln!(
             out,
-            "analysis    base and variant, {} texts a machine: {:.1} TFLOP, reads {:.1} GB of weights",
+            "analysis    base and variant, {} texts a machine: {:.2} TFLOP, reads {:.1} GB of weights",
             self.texts,
             1e-12 * self.costs.flop,
             1e-9 * self.costs.read_bytes
@@ -231,8 +245,8 @@ impl Analysis {
             out,
             "            {:.1} s before metrics; {} private, and {} mapped at a time",
             self.costs.seconds(rates),
-            gib(self.private),
-            gib(self.mapped)
+            size(self.private),
+            size(self.mapped)
         )
     }
 
@@ -244,7 +258,6 @@ impl Analysis {
     }
 }
 
-/// 1.25 GiB.
-fn gib(bytes: usize) -> String {
-    format!("{:.2} GiB", bytes as f64 / f64::from(1 << 30))
+fn size(bytes: usize) -> String {
+    bytes_text(bytes as u64)
 }

@@ -132,6 +132,11 @@ impl std::str::FromStr for Dtype {
     /// The name that is displayed.
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|dtype| dtype.to_string() == text);
-        found.ok_or_else(|| format!("expected one of {}", Self::ALL.map(|dtype| dtype.to_string()).join(", ")))
+        found.ok_or_else(|| {
+            format!(
+                "expected one of {}",
+                Self::ALL.map(|dtype| dtype.to_string()).join(", ")
+            )
+        })
     }
 }

@@ -127,7 +127,10 @@ fn put_nibbles(q: &[u8; 32], packed: &mut [u8]) {
 
 #[inline(always)]
 fn put_fifth_bits(q: &[u8; 32], high: &mut [u8]) {
-    let bits = q.iter().enumerate().fold(0u32, |bits, (i, q)| bits | u32::from(q >> 4) << i);
+    let bits = q
+        .iter()
+        .enumerate()
+        .fold(0u32, |bits, (i, q)| bits | u32::from(q >> 4) << i);
     high.copy_from_slice(&bits.to_le_bytes());
 }
 
@@ -237,7 +240,9 @@ mod tests {
         assert_eq!(kinds.map(|(dtype, _)| dtype), Dtype::QUANTIZERS);
         for (dtype, expected) in kinds {
             let got = quantized(dtype, &values);
-            let blocks = got.chunks(dtype.block_bytes()).zip(expected.chunks(dtype.block_bytes()));
+            let blocks = got
+                .chunks(dtype.block_bytes())
+                .zip(expected.chunks(dtype.block_bytes()));
             for (i, (got, expected)) in blocks.enumerate() {
                 assert_eq!(got, expected, "{dtype}, block {i}: {:?}", &values[32 * i..32 * (i + 1)]);
             }
@@ -290,26 +295,19 @@ mod tests {
     /// More bits move a number less, on the whole.
     #[test]
     fn more_bits_are_nearer() {
-        let values: Vec<f32> = (0..4096).map(|i| ((i * 7919 % 4093) as f32 / 4093.0 - 0.5).powi(3)).collect();
+        let values: Vec<f32> = (0..4096)
+            .map(|i| ((i * 7919 % 4093) as f32 / 4093.0 - 0.5).powi(3))
+            .collect();
         let error = |dtype: Dtype| {
             let got = widened(dtype, &quantized(dtype, &values));
             let squares = values.iter().zip(got).map(|(x, y)| f64::from(x - y).powi(2));
             squares.sum::<f64>()
         };
         let [four, four_1, five, five_1, eight] = Dtype::QUANTIZERS.map(error);
-        assert!(eight < five_1 && five_1 < four_1 && five < four, "{four} {four_1} {five} {five_1} {eight}");
-    }
-
-    #[test]
-    fn throughput_scratch() {
-        let values: Vec<f32> = (0..1_i64 << 22).map(|i| ((i * 7919 % 4093) as f32 / 4093.0 - 0.5).powi(3)).collect();
-        for dtype in Dtype::QUANTIZERS {
-            let mut out = vec![0; dtype.bytes_for(values.len()).unwrap()];
-            dtype.quantize(&values, &mut out);
-            let t = std::time::Instant::now();
-            dtype.quantize(&values, &mut out);
-            println!("{dtype} {:.2} G/s", values.len() as f64 / t.elapsed().as_secs_f64() / 1e9);
-        }
+        assert!(
+            eight < five_1 && five_1 < four_1 && five < four,
+            "{four} {four_1} {five} {five_1} {eight}"
+        );
     }
 
     #[test]

@@ -127,11 +127,7 @@ pub struct StepSize {
 /// FLOP of a step.
 pub fn step_flop(architecture: &Architecture, plan: &Plan, size: &StepSize) -> f64 {
     let passes = Passes::of(architecture, plan, size);
-    let own: f64 = plan
-        .entries
-        .iter()
-        .map(|entry| own_flop(&entry.shape, entry.how))
-        .sum();
+    let own: f64 = plan.entries.iter().map(|entry| own_flop(&entry.shape, entry.how)).sum();
     let head_trained = plan.entries.iter().any(|entry| match entry.id {
         ParameterId::Head => true,
         ParameterId::Embedding => architecture.tied_head,
@@ -273,7 +269,11 @@ mod tests {
         let read = 2.0 * 9.0 * stored as f64 / 5.0 + 2.0 * 2.0 * weights.head as f64; // two micro-batches
         assert!((costs.read_bytes / read - 1.0).abs() < 1e-12, "{costs:?} {read}");
         assert_eq!((costs.sent_bytes, costs.messages), (0.0, 0.0));
-        let later = StepSize { cached: true, again: 1, ..SIZE };
+        let later = StepSize {
+            cached: true,
+            again: 1,
+            ..SIZE
+        };
         let saved = step_flop(&architecture, &plan, &SIZE) - step_flop(&architecture, &plan, &later);
         assert_eq!(saved, 0.0); // the block below the first trained one, against one that is computed again
     }
@@ -285,7 +285,10 @@ mod tests {
         let of = |ranks| step(&architecture, &plan, &weights, &StepSize { ranks, ..SIZE });
         let gradients = 4.0 * plan.parameters() as f64;
         assert_eq!((of(2).sent_bytes, of(2).messages), (gradients, 2.0));
-        assert_eq!((of(64).sent_bytes, of(64).messages), (2.0 * 63.0 / 64.0 * gradients, 12.0));
+        assert_eq!(
+            (of(64).sent_bytes, of(64).messages),
+            (2.0 * 63.0 / 64.0 * gradients, 12.0)
+        );
         assert_eq!(of(5).messages, 6.0);
         assert_eq!(of(64).flop, of(1).flop);
     }
@@ -319,7 +322,13 @@ mod tests {
         let (architecture, _, checkpoint) = tiny();
         let weights = WeightBytes::of(&checkpoint, &architecture);
         let costs = analysis(&architecture, &weights, 2, 3000.0);
-        assert_eq!(costs.flop, 2.0 * 3000.0 * 5.0 * architecture.block_flops_per_token() as f64);
-        assert_eq!(costs.read_bytes, 2.0 * (3.0 * weights.blocks as f64 + weights.embedding as f64));
+        assert_eq!(
+            costs.flop,
+            2.0 * 3000.0 * 5.0 * architecture.block_flops_per_token() as f64
+        );
+        assert_eq!(
+            costs.read_bytes,
+            2.0 * (3.0 * weights.blocks as f64 + weights.embedding as f64)
+        );
     }
 }

@@ -199,7 +199,10 @@ mod tests {
             let n = values.len() as f64;
             let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / n;
             let spread = (values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / n).sqrt();
-            assert!((0.018..0.026).contains(&spread) && mean.abs() < 3e-3, "{dtype}: {mean} ± {spread}");
+            assert!(
+                (0.018..0.026).contains(&spread) && mean.abs() < 3e-3,
+                "{dtype}: {mean} ± {spread}"
+            );
         }
     }
 

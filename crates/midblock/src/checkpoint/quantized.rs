@@ -215,15 +215,16 @@ fn narrowed(stored: &Tensor, dtype: Dtype, path: &Path) -> Result<SharedBytes> {
     let row_bytes = dtype.bytes_for(width).expect("invariant: rows are whole blocks");
     let mut out = vec![0; rows * row_bytes];
     let together = (CHUNK_LEN / width).max(1);
-    out.par_chunks_mut(together * row_bytes)
-        .enumerate()
-        .for_each_init(Vec::new, |values: &mut Vec<f32>, (chunk, out)| {
+    out.par_chunks_mut(together * row_bytes).enumerate().for_each_init(
+        Vec::new,
+        |values: &mut Vec<f32>, (chunk, out)| {
             let first = chunk * together;
             let rows = first..first + out.len() / row_bytes;
             values.resize(rows.len() * width, 0.0);
             matrix.widen_rows(rows, values);
             dtype.quantize(values, out);
-        });
+        },
+    );
     let made = Tensor {
         dtype,
         bytes: SharedBytes::owned(out),
@@ -292,9 +293,16 @@ mod tests {
                 }
                 let mut expected = vec![0; kind.dtype().bytes_for(before.len()).unwrap()];
                 kind.dtype().quantize(&before.to_f32(), &mut expected);
-                assert_eq!((now.dtype, now.bytes.as_ref()), (kind.dtype(), expected.as_slice()), "{name}");
+                assert_eq!(
+                    (now.dtype, now.bytes.as_ref()),
+                    (kind.dtype(), expected.as_slice()),
+                    "{name}"
+                );
                 (matrices, bytes) = (matrices + 1, bytes + expected.len());
-                assert!(now.bytes.same_place(&quantised.tensor(name).unwrap().bytes), "{name} is made once");
+                assert!(
+                    now.bytes.same_place(&quantised.tensor(name).unwrap().bytes),
+                    "{name} is made once"
+                );
             }
             assert_eq!((matrices, quantised.quantized_bytes()), (14, bytes), "{kind}");
             assert_eq!(quantised.quantization(), Some(kind));
@@ -311,13 +319,17 @@ mod tests {
         assert_eq!(checkpoint.tensor(DOWN).unwrap().dtype, Dtype::Q8_0);
         let all: Vec<ParameterId> = ParameterId::all(&architecture).into_iter().map(|(id, _)| id).collect();
         let error = model(96).quantize(kind("q8_0"), &all).unwrap_err().to_string();
-        assert!(error.contains("every matrix of the blocks is trained itself"), "{error}");
+        assert!(
+            error.contains("every matrix of the blocks is trained itself"),
+            "{error}"
+        );
     }
 
     #[test]
     fn rows_that_are_no_whole_blocks_are_refused() {
         let error = model(100).quantize(kind("q4_1"), &[]).unwrap_err().to_string();
-        let expected = format!("quantize `q4_1`: config.json: a row of `{DOWN}` has 100 numbers, expected a multiple of 32");
+        let expected =
+            format!("quantize `q4_1`: config.json: a row of `{DOWN}` has 100 numbers, expected a multiple of 32");
         assert!(error.starts_with(&expected) && error.contains("\n  help: "), "{error}");
     }
 
@@ -338,7 +350,10 @@ mod tests {
         let tokenizer = TokenizerSource::Missing { path: "here".into() };
         let mut noise = Checkpoint::noise("noise", config(96), tokenizer, [Dtype::Q5_0, Dtype::F32], 0).unwrap();
         let error = noise.quantize(kind("q4_0"), &[]).unwrap_err().to_string();
-        assert!(error.contains("noise: its matrices are quantised already, as q5_0"), "{error}");
+        assert!(
+            error.contains("noise: its matrices are quantised already, as q5_0"),
+            "{error}"
+        );
     }
 
     /// A folder of one block whose gate has `value` as its 40th number.
@@ -362,8 +377,7 @@ mod tests {
         std::fs::write(dir.path().join("model.safetensors"), shards::tests::file(&tensors)).unwrap();
         let config = serde_json::to_vec(&config(96).value).unwrap();
         std::fs::write(dir.path().join("config.json"), config).unwrap();
-        let mut checkpoint =
-            Checkpoint::open(dir.path().to_str().unwrap(), &HubOptions::from_env(), &|_| {}).unwrap();
+        let mut checkpoint = Checkpoint::open(dir.path().to_str().unwrap(), &HubOptions::from_env(), &|_| {}).unwrap();
         checkpoint.quantize(kind("q4_0"), &[]).unwrap();
         (dir, checkpoint)
     }
@@ -373,7 +387,10 @@ mod tests {
         with_weight(1e5).1.make_quantized(&Silent).unwrap();
         let error = |value| with_weight(value).1.make_quantized(&Silent).unwrap_err().to_string();
         let text = error(1e6);
-        assert!(text.contains("gate_proj.weight` has weights that are too large for its f16 scales"), "{text}");
+        assert!(
+            text.contains("gate_proj.weight` has weights that are too large for its f16 scales"),
+            "{text}"
+        );
         assert!(error(f32::NAN).contains("is not finite: element 40 is NaN"));
     }
 

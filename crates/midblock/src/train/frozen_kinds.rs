@@ -127,13 +127,21 @@ impl<'a, B: Backend> Run<'a, B> {
         };
         let mut trainer = Trainer::new(backend, checkpoint, plan, options).unwrap();
         for id in trainer.gradients().ids().collect::<Vec<_>>() {
-            if !matches!(id, ParameterId::Block { kind: model::Kind::LoraB, .. }) {
+            if !matches!(
+                id,
+                ParameterId::Block {
+                    kind: model::Kind::LoraB,
+                    ..
+                }
+            ) {
                 continue;
             }
             let place = format!("{id:?}");
             let mut random = rng::stream(1, &place, &[]);
             let values = values_mut(backend, &mut trainer.decoder, id).unwrap();
-            let begun: Vec<f32> = (0..backend.len(values)).map(|_| random.random_range(-0.02..0.02)).collect();
+            let begun: Vec<f32> = (0..backend.len(values))
+                .map(|_| random.random_range(-0.02..0.02))
+                .collect();
             backend.write(values, 0, &begun);
         }
         Self { trainer, samples }
@@ -186,7 +194,11 @@ fn assert_same_step(what: &str, one: &Checkpoint, other: &Checkpoint, plan: &Pla
     let cpu = Cpu::new();
     let [(loss, gradients), (expected_loss, expected)] =
         [one, other].map(|checkpoint| Run::new(&cpu, checkpoint, plan).gradients());
-    assert_eq!(loss.to_bits(), expected_loss.to_bits(), "{what}: {loss} is not {expected_loss}");
+    assert_eq!(
+        loss.to_bits(),
+        expected_loss.to_bits(),
+        "{what}: {loss} is not {expected_loss}"
+    );
     assert_eq!(gradients.len(), expected.len());
     for (id, values) in &gradients {
         assert!(values.iter().any(|v| *v != 0.0), "{what}: {id:?} has no gradient");
@@ -217,7 +229,10 @@ fn a_lora_step_on_a_model_quantised_on_loading_is_that_of_the_widened_model() {
         let cpu = Cpu::new();
         let [(quantised, _), (stored, _)] =
             [&checkpoint, &untrained()].map(|checkpoint| Run::new(&cpu, checkpoint, &plan).gradients());
-        assert!(quantised != stored && (quantised - stored).abs() < 0.1, "{kind}: {quantised} {stored}");
+        assert!(
+            quantised != stored && (quantised - stored).abs() < 0.1,
+            "{kind}: {quantised} {stored}"
+        );
     }
 }
 
@@ -239,14 +254,18 @@ fn a_block_is_trained_between_quantised_ones() {
     let plan = plan(&architecture, Kind::Full, Layers::Range(1..2));
     let stored = checkpoint.tensor("model.layers.1.mlp.up_proj.weight").unwrap();
     let below = checkpoint.tensor("model.layers.0.mlp.up_proj.weight").unwrap();
-    checkpoint.quantize("q4_0".parse().unwrap(), &plan.moved_whole()).unwrap();
+    checkpoint
+        .quantize("q4_0".parse().unwrap(), &plan.moved_whole())
+        .unwrap();
     assert!(checkpoint.tensor(&stored.name).unwrap().same_values(&stored));
     let (_dir, expected) = widened(&checkpoint);
     assert_same_step("full", &checkpoint, &expected, &plan);
     let dir = TempDir::new().unwrap();
     let out = dir.path().join("model");
     let options = WriteOptions::default();
-    checkpoint.write(&out, &options, &Silent, |tensor| Ok(tensor.to_f32())).unwrap();
+    checkpoint
+        .write(&out, &options, &Silent, |tensor| Ok(tensor.to_f32()))
+        .unwrap();
     let written = open(&out);
     assert_eq!(written.tensor(&below.name).unwrap().to_f32(), below.to_f32());
 }
@@ -272,7 +291,10 @@ fn gradients_through_every_format_are_those_of_finite_differences() {
             let error = (numeric - gradient[index]).abs() / gradient[index].abs().max(1e-6);
             (compared, largest) = (compared + 1, largest.max(error));
         }
-        assert!(compared >= 5 && largest < 1e-5, "{kind}: {compared} compared, {largest:.1e}");
+        assert!(
+            compared >= 5 && largest < 1e-5,
+            "{kind}: {compared} compared, {largest:.1e}"
+        );
     }
 }
 
