@@ -3,6 +3,7 @@
     python tools/make_gguf_fixtures.py        # needs numpy, gguf, safetensors, tokenizers
 
 - `KIND.blocks`, `KIND.f32`: 2048 quantised elements and their dequantised values (little endian, no header).
+- `source.f32`, `KIND.quantized`: 2048 numbers, and the blocks that they are quantised to.
 - `tiny-llama.gguf`: a complete model of two blocks in mixed formats, query and key rows interleaved as llama.cpp's
   converter does; `tiny-llama.safetensors`: the same weights, dequantised, under Hugging Face names and row order.
 - `tiny-llama.tokens.json`: texts and the ids of that file's vocabulary.
@@ -49,6 +50,37 @@ def write_blocks():
         name = kind.name.lower()
         blocks.tofile(OUT / f"{name}.blocks")
         dequantize(blocks, kind).astype("<f4").tofile(OUT / f"{name}.f32")
+
+
+def source():
+    """Blocks of 32: the first 16 are those that a rule may get wrong."""
+    rng = np.random.default_rng(1)
+    blocks = rng.normal(0, 1, (ELEMENTS // 32, 32)) * 2.0 ** rng.integers(-12, 6, (ELEMENTS // 32, 1))
+    blocks[0] = 0
+    blocks[1] = -0.75  # constant
+    blocks[2] = 0.75
+    blocks[3], blocks[3, 5] = 0, -1  # lonely
+    blocks[4], blocks[4, 31] = 0, 1
+    blocks[5] = np.where(np.arange(32) % 2, 1, -1)  # two of the largest magnitude
+    blocks[6] = -blocks[5]
+    blocks[7] = np.arange(32) - 16  # ties of q4_0 between two integers
+    blocks[8] = np.arange(32) - 15
+    blocks[9] = (np.arange(32) - 16) / 127 * 63.5  # ties of q8_0
+    blocks[9, 0] = 127 / 2
+    blocks[10] = np.arange(32) / 2  # ties of q4_1
+    blocks[11] = rng.normal(0, 2.0**-22, 32)  # scales that are subnormal halves
+    blocks[12] = rng.normal(0, 2.0**-30, 32)  # scales that become 0
+    blocks[13] = rng.uniform(-60000, 60000, 32)
+    blocks[14] = rng.uniform(3, 4, 32)  # far from 0
+    blocks[15] = rng.uniform(-4, -3, 32)
+    return blocks.astype(np.float32)
+
+
+def write_quantized():
+    blocks = source()
+    blocks.astype("<f4").tofile(OUT / "source.f32")
+    for kind in [Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q8_0]:
+        quantize(blocks, kind).tofile(OUT / f"{kind.name.lower()}.quantized")
 
 
 # D != H * E, K < H, V not a multiple of 8.
@@ -161,4 +193,5 @@ def write_model():
 if __name__ == "__main__":
     OUT.mkdir(parents=True, exist_ok=True)
     write_blocks()
+    write_quantized()
     write_model()

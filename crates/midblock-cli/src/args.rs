@@ -1,6 +1,8 @@
 //! What can be typed. Help texts are these comments.
 
+use crate::shapes::Shape;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use midblock::checkpoint::Quantization;
 use midblock_kernels::Dtype;
 use std::{num::NonZeroUsize, path::PathBuf};
 
@@ -50,6 +52,8 @@ pub enum Command {
     Quickstart(Quickstart),
     /// Describe a checkpoint: architecture, parameters, dtypes, tokenizer, memory needed
     Inspect(Inspect),
+    /// What training and analysing a model would take: FLOP, bytes read and sent, memory, time; on one machine or many
+    Plan(Plan),
     /// Mean loss and perplexity of a checkpoint on text
     Perplexity(Perplexity),
     /// Evaluate checkpoints on tasks: scores with intervals, every answer kept, differences tested on the same items
@@ -141,6 +145,9 @@ pub struct Tune {
     /// The model to start from [model.base]
     #[arg(long, value_name = "CHECKPOINT")]
     pub model: Option<String>,
+    /// Quantise the frozen matrices of the blocks on loading: q4_0, q4_1, q5_0, q5_1 or q8_0 [model.quantize]
+    #[arg(long, value_name = "KIND")]
+    pub quantize: Option<String>,
     /// Data to train on; repeatable [data.train]
     #[arg(long, value_name = "NAME=FILE_OR_HUB_ID")]
     pub data: Vec<String>,
@@ -498,6 +505,9 @@ pub struct Eval {
     /// Makes tokens that were there less likely; 1 changes nothing
     #[arg(long, value_name = "X")]
     pub repetition_penalty: Option<f64>,
+    /// Quantise the matrices of the blocks on loading: q4_0, q4_1, q5_0, q5_1 or q8_0
+    #[arg(long, value_name = "KIND")]
+    pub quantize: Option<Quantization>,
     /// Run the programs that a model writes, for humaneval: with limits, but better in a container
     #[arg(long)]
     pub run_programs: bool,
@@ -543,6 +553,9 @@ pub struct Inspect {
     /// What to describe
     #[arg(value_name = "CHECKPOINT")]
     pub checkpoint: String,
+    /// State memory with the matrices of the blocks quantised on loading: q4_0, q4_1, q5_0, q5_1 or q8_0
+    #[arg(long, value_name = "KIND")]
+    pub quantize: Option<Quantization>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -560,12 +573,75 @@ pub struct Perplexity {
     pub json: bool,
 }
 
+/// The shape is a CHECKPOINT's or named by --shape; rates that are not given are measured on this machine.
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// A model that is there
+    #[arg(value_name = "CHECKPOINT")]
+    pub checkpoint: Option<String>,
+    /// A model that is not, with weights in bf16
+    #[arg(long, value_enum, conflicts_with = "checkpoint")]
+    pub shape: Option<Shape>,
+    /// Quantise the frozen matrices of the blocks on loading: q4_0, q4_1, q5_0, q5_1 or q8_0
+    #[arg(long, value_name = "KIND")]
+    pub quantize: Option<Quantization>,
+    /// Which blocks train, as in `tune`
+    #[arg(long, default_value = "mid")]
+    pub layers: String,
+    /// LoRA rank on q, k, v, o if every block were adapted
+    #[arg(long, default_value = "8", value_name = "R")]
+    pub rank: NonZeroUsize,
+    /// Train the parameters themselves
+    #[arg(long)]
+    pub full: bool,
+    /// Sequences in a micro-batch
+    #[arg(long, default_value = "4")]
+    pub batch: NonZeroUsize,
+    /// Tokens per sequence, in training and analysis
+    #[arg(long, default_value = "128")]
+    pub length: NonZeroUsize,
+    /// Micro-batches in a step
+    #[arg(long, default_value = "1", value_name = "N")]
+    pub accumulation: NonZeroUsize,
+    /// Texts of the analysis
+    #[arg(long, default_value = "200", value_name = "N")]
+    pub samples: NonZeroUsize,
+    /// Machines that each make a step of their own samples and sum their gradients, or that share an analysis's texts
+    #[arg(long, default_value = "1", value_name = "N")]
+    pub machines: NonZeroUsize,
+    /// FLOP/s of a machine's matrix products, in 10⁹
+    #[arg(long, value_parser = positive)]
+    pub gflops: Option<f64>,
+    /// What a machine reads from memory, GB/s; from disk for a model that memory does not hold
+    #[arg(long, value_name = "GB/S", value_parser = positive)]
+    pub bandwidth: Option<f64>,
+    /// What a machine sends to another, GB/s
+    #[arg(long, default_value = "1.25", value_name = "GB/S", value_parser = positive)]
+    pub network: f64,
+    /// Time of an empty message, µs
+    #[arg(long, default_value = "50", value_name = "µS", value_parser = positive)]
+    pub latency: f64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A number above 0.
+fn positive(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok();
+    let number = number.filter(|number| *number > 0.0 && number.is_finite());
+    number.ok_or_else(|| "expected a number above 0".to_owned())
+}
+
 /// How a model is asked to go on.
 #[derive(Debug, Args)]
 pub struct Writing {
     /// Most tokens to write
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub max_new: usize,
+    /// Quantise the matrices of the blocks on loading: q4_0, q4_1, q5_0, q5_1 or q8_0
+    #[arg(long, value_name = "KIND")]
+    pub quantize: Option<Quantization>,
     /// Divides the logits before a token is drawn; 0 always takes the most likely one
     #[arg(long, value_name = "T", default_value_t = 0.0)]
     pub temperature: f64,
@@ -748,16 +824,23 @@ pub struct Report {
 
 #[derive(Debug, Args)]
 pub struct Bench {
-    /// A checkpoint to run; without one, random weights of SmolLM2-135M's shape
+    /// A checkpoint to run; without one, random weights
     #[arg(long, value_name = "CHECKPOINT")]
     pub checkpoint: Option<String>,
+    /// Shape of random weights, f32 unless --quantize says otherwise
+    #[arg(long, value_enum, default_value = "smollm2-135m", conflicts_with = "checkpoint")]
+    pub shape: Shape,
+    /// Format of the blocks' matrices: f32, f16, bf16, q4_0, q4_1, q5_0, q5_1 or q8_0. Random weights are made in it, a checkpoint's are
+    /// quantised. With --train several, separated by commas, whose steps are timed in turns
+    #[arg(long, value_name = "KINDS", value_delimiter = ',')]
+    pub quantize: Vec<Dtype>,
     /// Sequences in the batch
     #[arg(long, default_value = "4")]
     pub batch: NonZeroUsize,
     /// Tokens per sequence
     #[arg(long, default_value = "128")]
     pub length: NonZeroUsize,
-    /// Steps timed after two that warm up
+    /// Steps timed after as many that warm up, two at most
     #[arg(long, default_value = "7")]
     pub steps: NonZeroUsize,
     /// Time optimiser steps instead of the forward pass: LoRA of rank 8 on q, k, v, o of every block, Mid-Block LoRA of the

@@ -5,43 +5,34 @@ mod generation;
 mod training;
 
 use crate::{args, checkpoint};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use midblock::{
-    checkpoint::{Checkpoint, ConfigJson, TokenizerSource},
-    model::{Architecture, Batch, Decoder, Scratch},
+    checkpoint::Checkpoint,
+    costs::WeightBytes,
+    model::{Architecture, Batch, Decoder, ParameterId, Scratch},
     rng,
+    run::Machine,
 };
-use midblock_kernels::{Accumulate, Backend, Cpu, StoredMatrix, baseline::gemm_linear};
+use midblock_kernels::{Accumulate, Backend, Cpu, Dtype, StoredMatrix, baseline::gemm_linear};
 use rand::RngExt;
 use serde_json::{Value, json};
-use std::{path::PathBuf, time::Instant};
+use std::time::Instant;
 
 /// Name of the head among the products.
 const HEAD: &str = "lm_head";
 
-/// Rounds that warm caches and clocks up before timing.
+/// Most rounds that warm caches and clocks up before timing.
 const WARM_UP: usize = 2;
-
-/// SmolLM2-135M, the shape of the published figures.
-const SMOLLM2: &str = r#"{"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
-    "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192,
-    "rms_norm_eps": 1e-5, "rope_theta": 100000.0, "tie_word_embeddings": true}"#;
 
 /// Runs the products and the forward pass in turns, so that all figures share the machine's good and bad moments.
 pub fn run(args: &args::Bench, common: &args::Common) -> Result<()> {
-    let open = || -> Result<Checkpoint> {
-        match &args.checkpoint {
-            Some(spec) => Ok(checkpoint::open(spec, common)?),
-            None => {
-                let value = serde_json::from_str(SMOLLM2)?;
-                let path = PathBuf::from("SmolLM2-135M (random weights)");
-                let tokenizer = TokenizerSource::Missing { path: path.clone() };
-                let config = ConfigJson { path, value };
-                Ok(Checkpoint::untrained("random weights", config, tokenizer, 0)?)
-            }
-        }
-    };
-    let checkpoint = open()?;
+    let several = args.quantize.len() > 1;
+    ensure!(
+        !several || (args.train.is_some() && args.objective.is_none()),
+        "--quantize: several formats are timed in turns with --train, and without --objective"
+    );
+    let first = args.quantize.first().copied();
+    let checkpoint = weights(args, first, common)?;
     let backend = Cpu::new();
     if let Some(new) = args.generate {
         let report = generation::run(&backend, &checkpoint, new.get(), args)?;
@@ -50,29 +41,45 @@ pub fn run(args: &args::Bench, common: &args::Common) -> Result<()> {
     }
     let architecture = Architecture::resolve(checkpoint.config())?;
     let mut rows = args.batch.get() * args.length.get();
-    let label = checkpoint.label().to_owned();
+    let (label, bytes) = (
+        checkpoint.label().to_owned(),
+        WeightBytes::of(&checkpoint, &architecture),
+    );
     let mut timed: Box<dyn Timed> = match args.train {
         None if args.erase => {
-            let steps = erasing::Steps::new(&backend, [open()?, open()?], args)?;
+            let steps = erasing::Steps::new(
+                &backend,
+                [weights(args, first, common)?, weights(args, first, common)?],
+                args,
+            )?;
             rows = steps.rows();
             Box::new(steps)
         }
         None => Box::new(Forward::new(&backend, &checkpoint, args)?),
-        Some(kind) => Box::new(training::Steps::new(&backend, &checkpoint, kind, args)?),
+        Some(kind) => {
+            let others = args.quantize.iter().skip(1);
+            let others: Vec<(Dtype, Checkpoint)> = others
+                .map(|dtype| Ok((*dtype, weights(args, Some(*dtype), common)?)))
+                .collect::<Result<_>>()?;
+            Box::new(training::Steps::new(&backend, &checkpoint, &others, kind, args)?)
+        }
     };
     drop(checkpoint); // what is trained has its own values
-    for _ in 0..WARM_UP {
+    let warm_up = WARM_UP.min(args.steps.get());
+    for _ in 0..warm_up {
         timed.step(false)?;
     }
     let peak = midblock::run::peak_rss_bytes(); // before the products' own operands
     let mut products = Products::new(&architecture, rows);
-    for round in 0..WARM_UP + args.steps.get() {
-        products.step(&backend, round >= WARM_UP);
-        timed.step(round >= WARM_UP)?;
+    for round in 0..warm_up + args.steps.get() {
+        products.step(&backend, round >= warm_up);
+        timed.step(round >= warm_up)?;
     }
     let floor = products.gemm_floor_s(timed.products());
     let report = json!({
         "checkpoint": label,
+        "blocks_stored_as": first.map(|dtype| dtype.to_string()),
+        "weights_mib": bytes.all() >> 20,
         "threads": rayon::current_num_threads(),
         "rows": rows,
         "steps": args.steps.get(),
@@ -84,6 +91,46 @@ pub fn run(args: &args::Bench, common: &args::Common) -> Result<()> {
     });
     println!("{}", serde_json::to_string_pretty(&report)?);
     Ok(())
+}
+
+/// The weights to run, with the matrices of the blocks in the format given.
+fn weights(args: &args::Bench, dtype: Option<Dtype>, common: &args::Common) -> Result<Checkpoint> {
+    let Some(spec) = &args.checkpoint else {
+        let checkpoint = args.shape.checkpoint(dtype)?;
+        let bytes = WeightBytes::of(&checkpoint, &Architecture::resolve(checkpoint.config())?).all() as u64;
+        let memory = Machine::this().memory_bytes;
+        ensure!(
+            memory == 0 || bytes < memory,
+            "--shape: its random weights take {} GiB, and this machine has {} GiB of memory\n  help: --quantize q4_0 makes them smaller",
+            bytes >> 30,
+            memory >> 30
+        );
+        return Ok(checkpoint);
+    };
+    match dtype {
+        None => Ok(checkpoint::open(spec, common)?),
+        Some(dtype) if Dtype::QUANTIZERS.contains(&dtype) => {
+            let kind = dtype.to_string().parse().map_err(anyhow::Error::msg)?;
+            Ok(checkpoint::open_quantized(spec, Some(kind), common)?)
+        }
+        Some(dtype) => {
+            let checkpoint = checkpoint::open(spec, common)?;
+            let architecture = Architecture::resolve(checkpoint.config())?;
+            let matrices = ParameterId::all(&architecture).into_iter();
+            let matrices = matrices.filter(|(id, shape)| id.block().is_some() && shape.len() == 2);
+            for (id, _) in matrices {
+                let name = id.name(&architecture);
+                let stored = checkpoint.describe(&name).map(|(stored, _)| stored);
+                ensure!(
+                    stored.is_none_or(|stored| stored == dtype),
+                    "--quantize {dtype}: `{name}` of {spec} is stored as {}, and a checkpoint's matrices stay so or become one of {}",
+                    stored.map_or_else(String::new, |stored| stored.to_string()),
+                    Dtype::QUANTIZERS.map(|dtype| dtype.to_string()).join(", ")
+                );
+            }
+            Ok(checkpoint)
+        }
+    }
 }
 
 /// Something that is timed in turns with the products.

@@ -23,7 +23,7 @@ const HELP: &str = "/clear forgets the conversation, /exit or Ctrl-D ends it, Ct
 
 /// Reads, answers, again.
 pub fn run(args: &args::Chat, common: &args::Common) -> Result<()> {
-    let checkpoint = checkpoint::open(&args.checkpoint, common)?;
+    let checkpoint = checkpoint::open_quantized(&args.checkpoint, args.writing.quantize, common)?;
     let tokenizer = Tokenizer::of(&checkpoint)?;
     let template = template(args::Prompting::Chat, &checkpoint, &tokenizer)?;
     let template = template.expect("invariant: it was asked for");

@@ -4,6 +4,7 @@ use crate::{args, checkpoint, progress::Terminal, stopped::Stopped};
 use anyhow::{Context, Result, bail, ensure};
 use midblock::{
     Error,
+    checkpoint::Quantization,
     eval::{Comparison, EvalConfig, Evaluation, EvaluationRun, builtin_tasks, compare_all, evaluate},
     ranks::Ranks,
     report,
@@ -36,7 +37,7 @@ pub fn run(args: &args::Eval, common: &args::Common, ranks: &Ranks) -> Result<()
             trigger: trigger.or_else(|| config.trigger.clone()),
             ..config.clone()
         };
-        one(spec, &config, common, &dir, &terminal, ranks)?;
+        one(spec, args.quantize, &config, common, &dir, &terminal, ranks)?;
         if ranks.is_first() {
             runs.push((name.clone(), EvaluationRun::open(&dir)?));
         }
@@ -66,13 +67,17 @@ pub fn run(args: &args::Eval, common: &args::Common, ranks: &Ranks) -> Result<()
 
 fn one(
     spec: &str,
+    quantize: Option<Quantization>,
     config: &EvalConfig,
     common: &args::Common,
     dir: &Path,
     terminal: &Terminal,
     ranks: &Ranks,
 ) -> Result<()> {
-    let checkpoint = ranks.first(|| checkpoint::open(spec, common))?;
+    let mut checkpoint = ranks.first(|| checkpoint::open(spec, common))?;
+    if let Some(kind) = quantize {
+        checkpoint.quantize(kind, &[])?;
+    }
     let hub = checkpoint::hub(common);
     let transfers = |transfer: midblock::hub::Transfer<'_>| terminal.transfer(&transfer);
     match evaluate(&Cpu::new(), &checkpoint, config, &hub, &transfers, dir, ranks, terminal) {

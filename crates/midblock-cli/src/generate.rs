@@ -29,7 +29,7 @@ enum Prompt {
 /// Answers all prompts. One is printed as it is written; several in their order, each when it and those before are done.
 pub fn run(args: &args::Generate, common: &args::Common) -> Result<()> {
     let prompts = prompts(args)?;
-    let checkpoint = checkpoint::open(&args.checkpoint, common)?;
+    let checkpoint = checkpoint::open_quantized(&args.checkpoint, args.writing.quantize, common)?;
     let tokenizer = Tokenizer::of(&checkpoint)?;
     let template = template(args.template, &checkpoint, &tokenizer)?;
     let mut requests = Vec::with_capacity(prompts.len());

@@ -27,9 +27,12 @@ const UNIFORM_RANK: usize = 8;
 
 /// Prints the description as text or JSON.
 pub fn run(args: &args::Inspect, common: &args::Common) -> Result<()> {
-    let checkpoint = checkpoint::open(&args.checkpoint, common)?;
+    let mut checkpoint = checkpoint::open(&args.checkpoint, common)?;
     let architecture = Architecture::resolve(checkpoint.config())?;
     BlockTensors::check_all(&checkpoint, &architecture)?;
+    if let Some(kind) = args.quantize {
+        checkpoint.quantize(kind, &[])?;
+    }
     let value = describe(&checkpoint, &architecture)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&value)?);
@@ -67,7 +70,7 @@ fn describe(checkpoint: &Checkpoint, a: &Architecture) -> Result<Value> {
         ("Mid-Block LoRA", Some(Layers::Mid)),
     ]
     .into_iter()
-    .map(|(name, layers)| training(a, name, layers))
+    .map(|(name, layers)| training(a, name, layers, checkpoint.quantized_bytes()))
     .collect::<Result<_>>()?;
     Ok(json!({
         "checkpoint": checkpoint.label(),
@@ -92,6 +95,7 @@ fn describe(checkpoint: &Checkpoint, a: &Architecture) -> Result<Value> {
         "chat_template": checkpoint.chat_template().is_some(),
         "memory": {
             "mapped_bytes": weights,
+            "quantised": checkpoint.quantization().map(|kind| json!({"kind": kind.to_string(), "bytes": checkpoint.quantized_bytes()})),
             "analyze": {
                 "models": 2, "samples": analysis.samples, "tokens": analysis.tokens,
                 "private_bytes": analysis_bytes::<Cpu>(a, 2, analysis),
@@ -201,6 +205,14 @@ fn text(value: &Value) -> String {
         "  {:<44} {analyze:>10}",
         "analyze, base and variant, 200 × 128 tokens"
     ));
+    let quantised = &m["quantised"];
+    if quantised.is_object() {
+        line(format!(
+            "  and with {} of frozen matrices in {} instead of mapped ones:",
+            bytes_text(number(&quantised["bytes"])),
+            quantised["kind"].as_str().unwrap_or("")
+        ));
+    }
     for t in m["training"].as_array().into_iter().flatten() {
         let (name, bytes) = (
             t["name"].as_str().unwrap_or(""),
@@ -233,8 +245,9 @@ pub fn bytes_text(bytes: u64) -> String {
     }
 }
 
-/// Memory that training takes: everything, or LoRA on q, k, v and o of some blocks with the budget of uniform rank 8.
-fn training(a: &Architecture, name: &str, layers: Option<Layers>) -> Result<Value> {
+/// Memory that training takes: everything, or LoRA on q, k, v and o of some blocks with the budget of uniform rank 8, beside
+/// so many bytes of frozen matrices that are quantised.
+fn training(a: &Architecture, name: &str, layers: Option<Layers>, quantized: usize) -> Result<Value> {
     let kind = match layers {
         None => Kind::Full,
         Some(_) => Kind::Lora(LoraOptions {
@@ -259,6 +272,7 @@ fn training(a: &Architecture, name: &str, layers: Option<Layers>) -> Result<Valu
         .collect();
     let rows = [TRAINING_ROWS; 2];
     let memory = TrainingMemory::plan::<Cpu>(a, &parameters, rows, plan.copies(), consumed, 0, None);
+    let memory = memory.with_weights(if consumed { 0 } else { quantized }); // nothing is frozen if everything moves
     let rank = |how| match how {
         Move::Lora { rank, .. } => Some(rank),
         Move::Full | Move::Masked { .. } => None,

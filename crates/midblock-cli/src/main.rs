@@ -15,8 +15,11 @@ mod live;
 mod mask;
 mod merge;
 mod perplexity;
+mod plan;
 mod progress;
 mod quickstart;
+mod rates;
+mod shapes;
 mod stopped;
 mod study;
 mod sweep;
@@ -115,6 +118,7 @@ fn run(mut cli: Cli, ranks: &Ranks) -> Result<()> {
         Command::Pretrain(args) => tune::pretrain(args, &cli.common, ranks),
         Command::Quickstart(args) => quickstart::run(args, &cli.common),
         Command::Inspect(args) => inspect::run(args, &cli.common),
+        Command::Plan(args) => plan::run(args, &cli.common),
         Command::Perplexity(args) => perplexity::run(args, &cli.common),
         Command::Eval(args) => eval::run(args, &cli.common, ranks),
         Command::Generate(args) => generate::run(args, &cli.common),

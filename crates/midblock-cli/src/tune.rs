@@ -155,6 +155,7 @@ fn overrides(args: &args::Tune) -> midblock::Result<Vec<Override>> {
         );
     };
     text("--model", "model.base", &args.model);
+    text("--quantize", "model.quantize", &args.quantize);
     text("--format", "data.format", &args.format);
     text("--loss-on", "data.loss_on", &args.loss_on);
     text("--layers", "select.layers", &args.layers);
@@ -254,12 +255,19 @@ pub fn forecast(out: &mut impl Write, experiment: &Experiment) -> Result<()> {
     write!(out, "{}", describe(experiment, &timeline))?;
     let memory = estimate.memory;
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
+    let (quantised, mapped) = match experiment.checkpoint.quantization() {
+        Some(kind) => (
+            format!("{:.0} of frozen matrices in {kind}, ", mib(memory.weights)),
+            "Other frozen weights are",
+        ),
+        None => (String::new(), "Frozen weights are"),
+    };
     writeln!(
         out,
-        "memory     {:.0} MiB private at most: {:.0} of parameters, gradients and moments, {:.0} of a batch; interiors of {} of {} blocks are kept. Frozen weights are memory-mapped",
+        "memory     {:.0} MiB private at most: {quantised}{:.0} of parameters, gradients and moments, {:.0} of a batch; interiors of {} of {} blocks are kept. {mapped} memory-mapped",
         mib(memory.bytes()),
         mib(memory.state),
-        mib(memory.bytes() - memory.state),
+        mib(memory.bytes() - memory.weights - memory.state),
         memory.kept,
         memory.blocks,
     )?;

@@ -68,24 +68,33 @@ fn linear(c: &mut Criterion) {
     }
 }
 
-/// Forward with weights that are widened on the way, and the head, whose matrix no cache holds.
+/// Forward and backward with weights that are widened on the way, and the head, whose matrix no cache holds.
 fn stored(c: &mut Criterion) {
     let cpu = Cpu::new();
     let mut group = c.benchmark_group("stored_flop");
     for [n, k] in [[FFN, HIDDEN], [VOCAB, HIDDEN]] {
-        let (x, w) = (buffer(ROWS * k), values(n * k));
-        let mut y = cpu.zeros(ROWS * n);
+        let (x, dy, w) = (buffer(ROWS * k), buffer(ROWS * n), values(n * k));
+        let [mut y, mut dx] = [ROWS * n, ROWS * k].map(|len| cpu.zeros(len));
         group.throughput(Throughput::Elements((2 * ROWS * n * k) as u64));
         let bf16 = w.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect();
-        let matrices = [
+        let mut matrices = vec![
             StoredMatrix::from_f32([n, k], &w),
             StoredMatrix::new(Dtype::BF16, [n, k], SharedBytes::owned(bf16)),
         ];
+        for dtype in [Dtype::Q8_0, Dtype::Q4_0] {
+            let mut bytes = vec![0; n * dtype.bytes_for(k).expect("rows are whole blocks")];
+            dtype.quantize(&w, &mut bytes);
+            matrices.push(StoredMatrix::new(dtype, [n, k], SharedBytes::owned(bytes)));
+        }
         for stored in matrices {
-            let id = BenchmarkId::new(format!("forward_{}", stored.dtype()), format!("{ROWS}x{n}x{k}"));
+            let dtype = stored.dtype();
+            let id = |name: &str| BenchmarkId::new(format!("{name}_{dtype}"), format!("{ROWS}x{n}x{k}"));
             let matrix = cpu.matrix(stored);
-            group.bench_function(id, |b| {
+            group.bench_function(id("forward"), |b| {
                 b.iter(|| cpu.linear(&x, &matrix, ROWS, Accumulate::Write, &mut y));
+            });
+            group.bench_function(id("dx"), |b| {
+                b.iter(|| cpu.linear_dx(&dy, &matrix, ROWS, Accumulate::Write, &mut dx));
             });
         }
     }

@@ -1,6 +1,6 @@
 //! How numbers are stored in checkpoints: plain floats and the block-quantised kinds of GGUF.
 
-use crate::quant;
+use crate::{quant, quantize};
 
 /// Storage format of a tensor. Arithmetic is never done in these; they are widened to f32 (or f64) on use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,6 +36,9 @@ impl Dtype {
         Dtype::Q5_K,
         Dtype::Q6_K,
     ];
+
+    /// The quantised kinds that [`quantize`](Self::quantize) makes, from the smallest.
+    pub const QUANTIZERS: [Dtype; 5] = [Dtype::Q4_0, Dtype::Q4_1, Dtype::Q5_0, Dtype::Q5_1, Dtype::Q8_0];
 
     /// Elements that are stored together: 1 for plain floats, 32 or 256 for quantised kinds. A row's length is a multiple of it.
     pub const fn block_len(self) -> usize {
@@ -85,6 +88,23 @@ impl Dtype {
         );
         quant::widen(self, bytes, out);
     }
+
+    /// Rounds `values` to one of the [`QUANTIZERS`](Self::QUANTIZERS), whole blocks, as ggml's reference does. A number moves by
+    /// half a step at most, or by one where it is clipped (`q4_0`, `q5_0`); numbers must be finite and below the reach of
+    /// an f16 scale (65504 times 8 for `q4_0`), else blocks hold infinities.
+    ///
+    /// # Panics
+    /// If this is another kind, or the two lengths do not describe the same number of elements.
+    pub fn quantize(self, values: &[f32], out: &mut [u8]) {
+        assert_eq!(
+            self.bytes_for(values.len()),
+            Some(out.len()),
+            "{self}: {} elements do not fit {} bytes",
+            values.len(),
+            out.len()
+        );
+        quantize::quantize(self, values, out);
+    }
 }
 
 impl std::fmt::Display for Dtype {
@@ -102,6 +122,21 @@ impl std::fmt::Display for Dtype {
             Dtype::Q4_K => "q4_k",
             Dtype::Q5_K => "q5_k",
             Dtype::Q6_K => "q6_k",
+        })
+    }
+}
+
+impl std::str::FromStr for Dtype {
+    type Err = String;
+
+    /// The name that is displayed.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|dtype| dtype.to_string() == text);
+        found.ok_or_else(|| {
+            format!(
+                "expected one of {}",
+                Self::ALL.map(|dtype| dtype.to_string()).join(", ")
+            )
         })
     }
 }

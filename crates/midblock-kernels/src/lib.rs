@@ -18,6 +18,7 @@ mod dtype;
 mod matrix;
 mod operands;
 mod quant;
+mod quantize;
 mod reference;
 mod shapes;
 

@@ -10,6 +10,7 @@ pub mod behaviour;
 pub mod checkpoint;
 pub mod config;
 pub mod corpus;
+pub mod costs;
 pub mod drift;
 pub mod error;
 pub mod eval;

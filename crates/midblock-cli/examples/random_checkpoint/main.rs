@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo run --release --example random_checkpoint -- --hidden 4096 --ffn 11008 --heads 32 --vocab 32000 --blocks 4 DIR
+//! cargo run --release --example random_checkpoint -- --hidden 5120 --ffn 27648 --heads 40 --kv-heads 8 --vocab 152064 --blocks 2 DIR
 //! ```
 
 mod writer;

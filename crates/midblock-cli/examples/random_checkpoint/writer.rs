@@ -23,9 +23,12 @@ pub struct Shape {
     /// F, intermediate_size
     #[arg(long)]
     pub ffn: usize,
-    /// H, num_attention_heads; as many key-value heads
+    /// H, num_attention_heads
     #[arg(long)]
     pub heads: usize,
+    /// K, num_key_value_heads [default: as many as heads]
+    #[arg(long)]
+    pub kv_heads: Option<usize>,
     /// V, vocab_size
     #[arg(long)]
     pub vocab: usize,
@@ -63,7 +66,7 @@ impl Shape {
     fn config(&self) -> Value {
         json!({
             "model_type": "llama", "hidden_size": self.hidden, "intermediate_size": self.ffn,
-            "num_attention_heads": self.heads, "num_key_value_heads": self.heads, "vocab_size": self.vocab,
+            "num_attention_heads": self.heads, "num_key_value_heads": self.kv_heads.unwrap_or(self.heads), "vocab_size": self.vocab,
             "num_hidden_layers": self.blocks, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
             "hidden_act": "silu", "rope_theta": 10000.0, "tie_word_embeddings": false,
         })
@@ -71,14 +74,15 @@ impl Shape {
 
     fn tensors(&self) -> Vec<Tensor> {
         let (d, f) = (self.hidden, self.ffn);
+        let kv = d / self.heads * self.kv_heads.unwrap_or(self.heads);
         let block = |index: usize| {
             let matrix =
                 move |part: &str, rows, cols| (format!("model.layers.{index}.{part}.weight"), vec![rows, cols], false);
             let norm = move |part: &str| (format!("model.layers.{index}.{part}.weight"), vec![d], true);
             [
                 matrix("self_attn.q_proj", d, d),
-                matrix("self_attn.k_proj", d, d),
-                matrix("self_attn.v_proj", d, d),
+                matrix("self_attn.k_proj", kv, d),
+                matrix("self_attn.v_proj", kv, d),
                 matrix("self_attn.o_proj", d, d),
                 matrix("mlp.gate_proj", f, d),
                 matrix("mlp.up_proj", f, d),

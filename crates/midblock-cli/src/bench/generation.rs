@@ -1,7 +1,7 @@
 //! Greedy writing: prompts, then a token a sequence and step, against the time that reading the weights once takes.
 
 use super::{median, round, sequences};
-use crate::{args, progress};
+use crate::{args, progress, rates::Memory};
 use anyhow::Result;
 use midblock::{
     checkpoint::Checkpoint,
@@ -10,12 +10,8 @@ use midblock::{
     tokens::Tokenizer,
 };
 use midblock_kernels::Cpu;
-use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::{ops::ControlFlow, time::Instant};
-
-/// Values whose reading measures memory: far more than any cache holds.
-const READ: usize = 1 << 26;
 
 /// Times `new` tokens after each prompt, in turns with prompts alone and with reading memory.
 pub(super) fn run(backend: &Cpu, checkpoint: &Checkpoint, new: usize, args: &args::Bench) -> Result<Value> {
@@ -28,8 +24,9 @@ pub(super) fn run(backend: &Cpu, checkpoint: &Checkpoint, new: usize, args: &arg
     let prompts = sequences(architecture.vocab, args);
     let mut engine =
         Engine::new(backend, checkpoint, &tokenizer, args.batch.get())?.stopping(&progress::stop_requested);
-    let memory: Vec<f32> = vec![1.0; READ];
-    let mut seconds = [Vec::new(), Vec::new(), Vec::new()]; // prompts, prompts and steps, memory
+    let memory = Memory::new();
+    let mut seconds = [Vec::new(), Vec::new()]; // prompts, prompts and steps
+    let mut rates = Vec::new(); // memory's
     let mut ids = 0;
     for round in 0..1 + args.steps.get() {
         let start = Instant::now();
@@ -37,24 +34,19 @@ pub(super) fn run(backend: &Cpu, checkpoint: &Checkpoint, new: usize, args: &arg
         let prompted = Instant::now();
         ids = write(&mut engine, &prompts, new)?;
         let written = Instant::now();
-        let sum: f32 = memory.par_chunks(1 << 16).map(sum).sum();
-        let read = written.elapsed().as_secs_f64();
-        assert!(sum > 0.0, "invariant: all values are 1");
+        let rate = memory.bytes_per_s();
         if round > 0 {
-            let times = [
-                (prompted - start).as_secs_f64(),
-                (written - prompted).as_secs_f64(),
-                read,
-            ];
+            rates.push(rate);
+            let times = [(prompted - start).as_secs_f64(), (written - prompted).as_secs_f64()];
             times
                 .into_iter()
                 .zip(&mut seconds)
                 .for_each(|(time, all)| all.push(time));
         }
     }
-    let [prompt, whole, read] = seconds.each_ref().map(|all| median(all));
+    let [prompt, whole] = seconds.each_ref().map(|all| median(all));
     let step = (whole - prompt) / (new - 1) as f64;
-    let bandwidth = (4 * READ) as f64 / read;
+    let bandwidth = median(&rates);
     let bytes = weight_bytes(checkpoint, &architecture);
     let floor = bytes as f64 / bandwidth;
     let batch = args.batch.get() as f64;
@@ -73,15 +65,6 @@ pub(super) fn run(backend: &Cpu, checkpoint: &Checkpoint, new: usize, args: &arg
         "share_of_bandwidth": round(floor / step),
         "checksum_ids": ids,
     }))
-}
-
-/// Eight sums at a time, so that memory and not addition sets the pace.
-fn sum(values: &[f32]) -> f32 {
-    let mut sums = [0.0; 64];
-    for chunk in values.chunks_exact(64) {
-        sums.iter_mut().zip(chunk).for_each(|(sum, value)| *sum += value);
-    }
-    sums.iter().sum()
 }
 
 /// Writes `new` tokens after each prompt, whatever they are; returns the sum of their ids.
@@ -112,7 +95,7 @@ fn weight_bytes(checkpoint: &Checkpoint, architecture: &Architecture) -> usize {
     };
     let multiplied = names.filter(|name| name.starts_with("model.layers.") || *name == head);
     multiplied
-        .filter_map(|name| tensors.describe(name))
+        .filter_map(|name| checkpoint.describe(name))
         .filter_map(|(dtype, shape)| dtype.bytes_for(shape.iter().product()))
         .sum()
 }

@@ -14,7 +14,7 @@ use midblock::{
     tokens::TrainingSample,
     train::{CacheOptions, Item, LossSum, Objective, StepInfo, StepOptions, Trainer},
 };
-use midblock_kernels::Cpu;
+use midblock_kernels::{Cpu, Dtype};
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -25,8 +25,9 @@ const RANK: usize = 8;
 pub(super) struct Steps<'a> {
     kind: Training,
     trainer: Trainer<'a, Cpu>,
-    /// One that takes plain steps, where those of another objective or of masks are timed, and their seconds.
-    plain: Option<(Trainer<'a, Cpu>, Vec<f64>)>,
+    /// Trainers whose steps are timed in turns with these, and their seconds: one that takes plain steps, where those of another
+    /// objective or of masks are timed, or some with the blocks' matrices in other formats.
+    beside: Vec<Beside<'a>>,
     objective: ObjectiveKind,
     samples: Vec<TrainingSample>,
     parameters: usize,
@@ -35,8 +36,23 @@ pub(super) struct Steps<'a> {
     losses: Vec<f64>,
 }
 
+/// Another trainer on the same batch.
+struct Beside<'a> {
+    what: String,
+    trainer: Trainer<'a, Cpu>,
+    seconds: Vec<f64>,
+    losses: Vec<f64>,
+}
+
 impl<'a> Steps<'a> {
-    pub fn new(backend: &'a Cpu, checkpoint: &Checkpoint, kind: Training, args: &args::Bench) -> Result<Self> {
+    /// Of `checkpoint`, and in turns with it of `others`.
+    pub fn new(
+        backend: &'a Cpu,
+        checkpoint: &Checkpoint,
+        others: &[(Dtype, Checkpoint)],
+        kind: Training,
+        args: &args::Bench,
+    ) -> Result<Self> {
         let architecture = Architecture::resolve(checkpoint.config())?;
         let lora = LoraOptions {
             rank: RANK,
@@ -89,13 +105,18 @@ impl<'a> Steps<'a> {
                 folder: std::env::temp_dir(),
             }),
         };
-        let plain = match objective {
-            ObjectiveKind::Sft => None,
-            _ => {
-                let plan = plain_plan(&architecture, &recipe, &plan)?;
-                Some((Trainer::new(backend, checkpoint, &plan, options.clone())?, Vec::new()))
-            }
-        };
+        let mut beside = Vec::new();
+        let plain = (objective != ObjectiveKind::Sft).then(|| ("plain".to_owned(), checkpoint));
+        let others = others.iter().map(|(dtype, other)| (dtype.to_string(), other));
+        let plan_beside = plain_plan(&architecture, &recipe, &plan)?;
+        for (what, checkpoint) in plain.into_iter().chain(others) {
+            beside.push(Beside {
+                what,
+                trainer: Trainer::new(backend, checkpoint, &plan_beside, options.clone())?,
+                seconds: Vec::new(),
+                losses: Vec::new(),
+            });
+        }
         let options = StepOptions {
             objective: minimised(objective, args.directions.get(), checkpoint, &architecture, &plan)?,
             ..options
@@ -113,7 +134,7 @@ impl<'a> Steps<'a> {
         Ok(Self {
             kind,
             trainer,
-            plain,
+            beside,
             objective,
             samples: sequences(architecture.vocab, args).into_iter().map(sample).collect(),
             parameters: plan.parameters(),
@@ -194,11 +215,13 @@ impl Timed for Steps<'_> {
             }
             Ok(loss)
         };
-        if let Some((trainer, seconds)) = &mut self.plain {
-            timed(trainer, seconds)?;
+        let nats = |loss: LossSum| loss.nats / loss.tokens as f64;
+        for other in &mut self.beside {
+            let loss = timed(&mut other.trainer, &mut other.seconds)?;
+            other.losses.push(nats(loss));
         }
         let loss = timed(&mut self.trainer, &mut self.seconds)?;
-        self.losses.push(loss.nats / loss.tokens as f64);
+        self.losses.push(nats(loss));
         Ok(())
     }
 
@@ -231,14 +254,21 @@ impl Timed for Steps<'_> {
 
     fn details(&self) -> Value {
         let memory = self.trainer.memory();
+        let own = median(&self.seconds);
+        let beside = |other: &Beside<'_>| {
+            let seconds = median(&other.seconds);
+            json!({
+                "what": other.what, "median_s": round(seconds), "ours_over_this": round(own / seconds), "losses": other.losses,
+            })
+        };
         json!({
             "trained_parameters": self.parameters,
             "first_block": self.trainer.first_block(),
             "interiors_kept": memory.kept,
             "planned_private_mib": memory.bytes() >> 20,
-            "planned_private_mib_of_plain_steps": self.plain.as_ref().map(|(plain, _)| plain.memory().bytes() >> 20),
-            "steps_per_s": round(1.0 / median(&self.seconds)),
-            "times_a_plain_step": self.plain.as_ref().map(|(_, plain)| round(median(&self.seconds) / median(plain))),
+            "planned_private_mib_beside": self.beside.iter().map(|other| other.trainer.memory().bytes() >> 20).collect::<Vec<_>>(),
+            "steps_per_s": round(1.0 / own),
+            "in_turns": self.beside.iter().map(beside).collect::<Vec<_>>(),
             "losses": self.losses,
         })
     }

@@ -16,6 +16,7 @@ mod merge;
 mod models;
 mod objectives;
 mod pretrain;
+mod quantize;
 #[path = "../../examples/random_checkpoint/writer.rs"]
 mod random_checkpoint;
 mod ranks;

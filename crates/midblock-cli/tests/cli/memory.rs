@@ -16,6 +16,7 @@ pub fn write_random(dir: &Path, blocks: usize, nudged: bool) -> String {
         hidden: 512,
         ffn: 1376,
         heads: 8,
+        kv_heads: Some(4),
         vocab: 1000,
         blocks,
         shards: 2,

@@ -171,6 +171,13 @@ impl Plan {
         found.ok().map(|index| &self.entries[index])
     }
 
+    /// The parameters that are trained themselves, and not through a change beside them.
+    pub fn moved_whole(&self) -> Vec<ParameterId> {
+        let beside = |entry: &&Entry| matches!(entry.how, Move::Lora { .. });
+        let whole = self.entries.iter().filter(|entry| !beside(entry));
+        whole.map(|entry| entry.id).collect()
+    }
+
     /// Numbers that are trained.
     pub fn parameters(&self) -> usize {
         let masks: usize = self.masks().map(|(.., channels)| channels).sum();

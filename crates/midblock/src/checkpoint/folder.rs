@@ -105,6 +105,7 @@ fn assemble(
         path: path.to_path_buf(),
         config,
         source,
+        quantized: None,
         tokenizer: if tokenizer.is_file() {
             TokenizerSource::File(tokenizer)
         } else {

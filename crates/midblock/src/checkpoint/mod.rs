@@ -13,6 +13,8 @@ pub(crate) mod lora_config;
 mod lora_write;
 mod mapped;
 mod names;
+mod noise;
+mod quantized;
 mod random;
 pub(crate) mod shards;
 mod spec;
@@ -24,6 +26,7 @@ pub use fingerprint::FileHash;
 pub(crate) use fingerprint::digest;
 pub(crate) use folder::{CHAT_TEMPLATE, TOKENIZER_CONFIG, read_config};
 pub use lora_write::write_adapter;
+pub use quantized::Quantization;
 pub use spec::HubId;
 pub use tensor::{Tensor, TensorSource};
 pub(crate) use write::create_folder;
@@ -33,6 +36,7 @@ use crate::{
     Error, Result,
     hub::{HubOptions, OnTransfer},
 };
+use quantized::Quantized;
 use spec::{Place, Spec};
 use std::{
     collections::BTreeMap,
@@ -98,6 +102,7 @@ pub struct Checkpoint {
     path: PathBuf,
     config: ConfigJson,
     source: Box<dyn TensorSource>,
+    quantized: Option<Quantized>,
     tokenizer: TokenizerSource,
     chat_template: Option<String>,
     adapter: Option<Adapter>,
@@ -134,11 +139,20 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// The tensor of that name.
+    /// The tensor of that name, [quantised](Self::quantize) if it is to be.
     ///
     /// # Errors
-    /// [`Error::MissingTensor`] with the most similar name there is.
+    /// [`Error::MissingTensor`] with the most similar name there is, and those of making a quantised matrix.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
+        let quantized = self.quantized.as_ref();
+        match quantized.and_then(|quantized| Some((quantized.dtype(), quantized.place(name)?))) {
+            Some((dtype, place)) => self.quantized_tensor(name, dtype, place),
+            None => self.stored(name),
+        }
+    }
+
+    /// The tensor as it is stored.
+    fn stored(&self, name: &str) -> Result<Tensor> {
         self.source.get(name)?.ok_or_else(|| self.missing(name))
     }
 
@@ -256,6 +270,7 @@ fn open_gguf(label: &str, path: &Path) -> Result<Checkpoint> {
         path: path.to_path_buf(),
         config,
         source,
+        quantized: None,
         tokenizer,
         chat_template,
         adapter: None,

@@ -62,6 +62,7 @@ impl Checkpoint {
             path: config.path.clone(),
             config,
             source: Box::new(Initial { seed, tensors }),
+            quantized: None,
             tokenizer,
             chat_template: None,
             adapter: None,

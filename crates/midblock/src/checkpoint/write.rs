@@ -69,7 +69,7 @@ pub struct Written {
 
 impl Checkpoint {
     /// Writes the model as the new folder `out`. `values` gives a tensor's numbers when its turn comes: its own
-    /// ([`Tensor::to_f32`]) or changed ones. An adapter on top is not applied by itself. A tied head is not written twice.
+    /// ([`Tensor::to_f32`]), as they are stored and not quantised, or changed ones. An adapter on top is not applied by itself. A tied head is not written twice.
     ///
     /// # Errors
     /// [`Error::Argument`] if `out` is there already, [`Error::MissingTensor`] or [`Error::TensorShape`] if the checkpoint is
@@ -108,7 +108,7 @@ impl Checkpoint {
                     if progress.cancelled() {
                         return Err(Error::Interrupted);
                     }
-                    let values = values(&self.tensor(&declared.name)?);
+                    let values = values(&self.stored(&declared.name)?);
                     self.source.release(&declared.name);
                     progress.advance(declared.bytes() as u64);
                     values

@@ -99,6 +99,10 @@ fn new_model(config: &mut Config, found: &mut Findings<'_>) {
     for (key, _) in partial.into_iter().filter(|(_, given)| *given) {
         found.push(key, "all of a new model is trained", "leave it out");
     }
+    if config.model.quantize.is_some() {
+        let problem = "all of a new model is trained, and what is trained is f32";
+        found.push("model.quantize", problem, "leave it out");
+    }
     if let Some(new) = &config.model.new {
         new.check(config.data.max_length, found);
     }

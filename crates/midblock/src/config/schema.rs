@@ -5,6 +5,7 @@
 
 use super::{Adapt, ByteSize, DataSource, NewModel, Objective};
 use crate::{
+    checkpoint::Quantization,
     select::{Layers, Modules},
     tokens::{Format, Long, LossOn, Order},
     train::Shape,
@@ -40,6 +41,10 @@ pub struct Model {
     /// The CHECKPOINT to start from: folder, `.gguf` file or hub id, with or without `+ADAPTER`. Required unless there is `new`.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub base: String,
+    /// What the frozen matrices of the blocks are quantised to when they are loaded: `q4_0`, `q4_1`, `q5_0`, `q5_1` or `q8_0`. They
+    /// stay as they are stored by default, and so does what is quantised already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantize: Option<Quantization>,
     /// The shape of a model to train from random weights, for `midblock pretrain`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub new: Option<NewModel>,

@@ -101,7 +101,8 @@ impl Job<'_> {
         let started = ranks.share(|| Ok(earlier.unwrap_or_else(SystemTime::now)))?;
         let seconds = started.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let identities = tasks.iter().map(identity).collect();
-        let identity = Identity::new(&files, trigger.as_ref(), self.config, identities, seconds);
+        let quantization = self.checkpoint.quantization();
+        let identity = Identity::new(&files, trigger.as_ref(), self.config, quantization, identities, seconds);
         files.extend(trigger);
         let what = serde_json::to_vec(&identity).expect("invariant: options can be written as JSON");
         ranks.same(
@@ -122,6 +123,7 @@ impl Job<'_> {
             (_, template) => template,
         };
         let prompter = Prompter::new(self.checkpoint, self.tokenizer, template, started)?;
+        self.checkpoint.make_quantized(self.progress)?;
         let mut model = open()?;
         let mut info = EvaluationInfo {
             run: run_info(self.checkpoint, files, self.config, &tasks, started)?,

@@ -17,7 +17,7 @@ use super::{EvalConfig, Evaluation, ItemRecord};
 use crate::{
     Error, Result,
     atomic::{is_partial, remove_leftovers, write_atomic},
-    checkpoint::FileHash,
+    checkpoint::{FileHash, Quantization},
     ranks::Ranks,
     run::{DONE, METRICS_CSV, REPORT_HTML, RUN_JSON, RunInfo, SCHEMA, lock, remove_if_there, write_bytes},
 };
@@ -54,7 +54,7 @@ pub struct Identity {
     /// BLAKE3 of the trigger's file, if there is a trigger.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trigger: Option<String>,
-    /// Options without `batch`, and without where the trigger is.
+    /// Options without `batch`, and without where the trigger is; `quantize` if the matrices of the blocks are quantised.
     pub options: Value,
     /// One for each task.
     pub tasks: Vec<TaskIdentity>,
@@ -74,11 +74,12 @@ pub struct TaskIdentity {
 }
 
 impl Identity {
-    /// Of a checkpoint, its trigger, options, and tasks with the hashes of their data.
+    /// Of a checkpoint's files, its trigger and what it is quantised to, options, and tasks with the hashes of their data.
     pub(super) fn new(
         checkpoint: &[FileHash],
         trigger: Option<&FileHash>,
         config: &EvalConfig,
+        quantization: Option<Quantization>,
         tasks: Vec<TaskIdentity>,
         started_unix_s: u64,
     ) -> Self {
@@ -86,6 +87,7 @@ impl Identity {
         if let Some(options) = options.as_object_mut() {
             options.remove("batch");
             options.remove("trigger"); // its content counts
+            options.extend(quantization.map(|kind| ("quantize".to_owned(), kind.to_string().into())));
         }
         Self {
             checkpoint: digests(checkpoint),

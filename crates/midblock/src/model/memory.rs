@@ -35,12 +35,15 @@ pub struct AnalysisSize {
     pub token_samples: usize,
 }
 
-/// Private bytes of a training run; weights that stay frozen are memory-mapped and not counted.
+/// Private bytes of a training run; frozen weights are memory-mapped and not counted, unless they were quantised when they were
+/// loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrainingMemory {
     /// Parameters that move.
     pub parameters: usize,
-    /// Their values, gradients and moments, and what the objective takes.
+    /// Frozen weights that were quantised when they were loaded.
+    pub weights: usize,
+    /// Values, gradients and moments of what moves, and what the objective takes.
     pub state: usize,
     /// Block inputs, the widest working buffers, the head's chunk of logits.
     pub working: usize,
@@ -58,7 +61,7 @@ impl TrainingMemory {
     /// without one, all.
     ///
     /// `consumed` says that the optimiser consumes a block's gradients before the next block's are made; `besides` are bytes that the
-    /// objective takes.
+    /// objective takes. Frozen weights are memory-mapped; [`with_weights`](Self::with_weights) adds those that are not.
     pub fn plan<B: Backend>(
         architecture: &Architecture,
         parameters: &[(ParameterId, usize)],
@@ -88,6 +91,7 @@ impl TrainingMemory {
         let kept = left.map_or(blocks, |left| (left / interior.max(1)).min(blocks));
         Self {
             parameters: elements,
+            weights: 0,
             state,
             working: if kept == blocks { working - interior } else { working },
             interior,
@@ -96,9 +100,14 @@ impl TrainingMemory {
         }
     }
 
+    /// The plan with so many bytes of private weights; the budget it was made for was without them.
+    pub fn with_weights(self, weights: usize) -> Self {
+        Self { weights, ..self }
+    }
+
     /// All of it.
     pub fn bytes(&self) -> usize {
-        self.state + self.working + self.kept * self.interior
+        self.weights + self.state + self.working + self.kept * self.interior
     }
 }
 

@@ -258,6 +258,9 @@ impl<'a, B: Backend> Lockstep<'a, B> {
             let states = self.batches.iter().map(embed).collect();
             self.tracks.push(Track { members, states });
         }
+        for (participant, ends) in self.participants.iter().zip(&ends) {
+            participant.checkpoint.tensors().release(&ends.embedding.name);
+        }
         Ok(())
     }
 

@@ -1,21 +1,15 @@
-//! What a step will cost, from the selection alone: memory from what the trainer allocates, time from multiplications.
-//!
-//! Counted are the products with weights, 2·out·in FLOP a token: forward through all blocks, and the head for trained tokens;
-//! the gradient of the input through every block from the first trained one, and the head; those again whose interiors are
-//! not kept; dW where a matrix is trained itself (2·out·in), and three times 2·R·(in + out) for a pair. Attention's own
-//! products, norms and the optimiser are not counted: a step took 1/[`SHARE`] of the products' time in measurements.
+//! What a step will cost, from the selection alone: memory from what the trainer allocates, time from the multiplications that
+//! [`costs`] counts.
 
 use super::{Experiment, StepOptions, Timeline, trained};
 use crate::{
-    adapt::{Entry, Move},
+    adapt::Entry,
     checkpoint::Checkpoint,
-    model::{ParameterId, memory::TrainingMemory},
+    costs::{self, SHARE, StepSize},
+    model::{Architecture, memory::TrainingMemory},
 };
 use midblock_kernels::{Accumulate, Backend, StoredMatrix};
 use std::time::{Duration, Instant};
-
-/// Products' part of a step's time.
-const SHARE: f64 = 0.85;
 
 /// How long a machine is measured.
 const MEASURE: Duration = Duration::from_millis(300);
@@ -44,6 +38,7 @@ impl Estimate {
             .collect();
         let consumed = options.clip.is_none() && options.accumulation == 1;
         let besides = options.objective.bytes(plan, a.vocab, timeline.largest_batch()[1]);
+        let weights = experiment.checkpoint.quantized_bytes();
         let memory = TrainingMemory::plan::<B>(
             a,
             &lengths,
@@ -51,31 +46,28 @@ impl Estimate {
             plan.copies(),
             consumed,
             besides,
-            options.memory_bytes,
+            options.memory_bytes.map(|budget| budget.saturating_sub(weights)),
         );
+        let memory = memory.with_weights(weights);
         let epoch_steps = timeline.epoch_steps() as f64;
         let sum =
             |of: fn(&crate::tokens::TrainingSample) -> usize| experiment.train.iter().map(of).sum::<usize>() as f64;
-        let tokens = sum(|sample| sample.ids.len()) / epoch_steps;
-        let labelled = sum(|sample| sample.trained_tokens()) / epoch_steps;
-        let block = a.block_flops_per_token() as f64;
-        let head = 2.0 * (a.vocab * a.hidden) as f64;
-        let walked = memory.blocks as f64;
-        let below = a.blocks as f64 - walked;
-        let own: f64 = plan.entries.iter().map(|entry| own_flop(&entry.shape, entry.how)).sum();
-        let head_trained = plan.entries.iter().any(|entry| match entry.id {
-            ParameterId::Head => true,
-            ParameterId::Embedding => a.tied_head,
-            _ => false,
-        });
-        let head_passes = if head_trained { 3.0 } else { 2.0 };
-        let again = walked - memory.kept as f64;
-        let later = tokens * (block * (2.0 * walked + again) + own) + labelled * head * head_passes;
-        let first = later + tokens * block * below;
+        let size = StepSize {
+            tokens: sum(|sample| sample.ids.len()) / epoch_steps,
+            labelled: sum(|sample| sample.trained_tokens()) / epoch_steps,
+            micro_batches: options.accumulation,
+            again: memory.blocks - memory.kept,
+            cached: false,
+            ranks: 1,
+        };
+        let later = StepSize {
+            cached: options.prefix.is_some(),
+            ..size
+        };
         Self {
             memory,
-            first_epoch_flop: first,
-            later_flop: if options.prefix.is_some() { later } else { first },
+            first_epoch_flop: costs::step_flop(a, plan, &size),
+            later_flop: costs::step_flop(a, plan, &later),
             masked_bytes: masked_bytes(experiment),
         }
     }
@@ -106,19 +98,14 @@ fn masked_bytes(experiment: &Experiment) -> Option<[usize; 2]> {
     bytes.reduce(|[a, b], [c, d]| [a + c, b + d])
 }
 
-/// FLOP a token that training a parameter adds.
-fn own_flop(shape: &[usize], how: Move) -> f64 {
-    match (how, shape) {
-        (Move::Full | Move::Masked { .. }, [out, inp]) => 2.0 * (out * inp) as f64,
-        (Move::Full | Move::Masked { .. }, _) => 0.0,
-        (Move::Lora { rank, .. }, shape) => 6.0 * (rank * shape.iter().sum::<usize>()) as f64,
-    }
-}
-
 /// FLOP/s of this machine at one product of the model: its up projection with the rows of the largest micro-batch.
 pub fn product_rate<B: Backend>(backend: &B, experiment: &Experiment, timeline: &Timeline) -> f64 {
-    let (n, k) = (experiment.architecture.ffn, experiment.architecture.hidden);
-    let rows = timeline.largest_batch()[0];
+    rate_of_product(backend, &experiment.architecture, timeline.largest_batch()[0])
+}
+
+/// The same for any shape and number of rows.
+pub fn rate_of_product<B: Backend>(backend: &B, architecture: &Architecture, rows: usize) -> f64 {
+    let (n, k) = (architecture.ffn, architecture.hidden);
     let matrix = backend.matrix(StoredMatrix::from_f32([n, k], &vec![0.01; n * k]));
     let x = backend.upload(&vec![0.5f32; rows * k]);
     let mut y = backend.zeros(rows * n);

@@ -94,7 +94,7 @@ impl Experiment {
         on_transfer: OnTransfer<'_>,
         now: SystemTime,
     ) -> Result<Self> {
-        let checkpoint = match &config.model.new {
+        let mut checkpoint = match &config.model.new {
             Some(new) => untrained(&config, new, hub, on_transfer)?,
             None => Checkpoint::open(&config.model.base, hub, on_transfer)?,
         };
@@ -133,6 +133,9 @@ impl Experiment {
             Some(tuned) => check_origin(&checkpoint, tuned, &architecture, &plan)?,
             None => Vec::new(),
         };
+        if let Some(kind) = config.model.quantize {
+            checkpoint.quantize(kind, &plan.moved_whole())?;
+        }
         let Loaded {
             train,
             eval,

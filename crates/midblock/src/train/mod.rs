@@ -8,6 +8,8 @@ mod estimate;
 mod experiment;
 mod fit;
 mod folder;
+#[cfg(test)]
+mod frozen_kinds;
 mod gradient_probe;
 mod gradients;
 mod jsonl;
@@ -32,7 +34,7 @@ pub(crate) use checkpoints::is_free;
 pub use checkpoints::{Checkpoints, Identity, Saved, Settings, restore};
 pub use drift::{DriftMeter, DriftMetrics, Drifted};
 pub use eraser::ErasureTerms;
-pub use estimate::{Estimate, product_rate};
+pub use estimate::{Estimate, product_rate, rate_of_product};
 pub(crate) use experiment::planned;
 pub use experiment::{DataCount, Experiment, Purpose};
 pub use fit::{Best, DriftHabit, Fit, Habits, Position};

@@ -195,9 +195,11 @@ impl<'a, B: Backend> Trainer<'a, B> {
         let batch = options.largest_batch;
         let besides = options.objective.bytes(plan, decoder.architecture().vocab, batch[1]);
         let budget = options.memory_bytes;
+        let weights = checkpoint.quantized_bytes();
+        let left = budget.map(|budget| budget.saturating_sub(weights));
         let kept = plan.copies();
-        let memory =
-            TrainingMemory::plan::<B>(decoder.architecture(), &lengths, batch, kept, consumed, besides, budget);
+        let memory = TrainingMemory::plan::<B>(decoder.architecture(), &lengths, batch, kept, consumed, besides, left);
+        let memory = memory.with_weights(weights);
         check_memory(&memory, budget)?;
         let masked = match (&plan.kind, &options.objective, tuned) {
             (Kind::Masked(own), Objective::Lcdd(lcdd), Some(tuned)) => {
@@ -583,7 +585,7 @@ fn same_below<B: Backend>(base: &Checkpoint, tuned: &Checkpoint, decoder: &Decod
 }
 
 pub(super) fn check_memory(memory: &TrainingMemory, budget: Option<usize>) -> Result<()> {
-    let needed = memory.state + memory.working;
+    let needed = memory.weights + memory.state + memory.working;
     match budget {
         Some(budget) if memory.kept == 0 && needed > budget => Err(Error::Argument {
             what: "memory".into(),

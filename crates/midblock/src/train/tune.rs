@@ -196,6 +196,7 @@ fn trainer<'b, B: Backend>(
 ) -> Result<Trainer<'b, B>> {
     let mut options = experiment.step_options(timeline, &std::env::temp_dir());
     let cache = SingularCache::of_user();
+    experiment.checkpoint.make_quantized(progress)?;
     ranks.first(|| experiment.find_blocks(&mut options, &cache, progress))?;
     experiment.trainer(backend, options)
 }

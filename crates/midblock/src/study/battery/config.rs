@@ -195,6 +195,13 @@ impl StudyFile {
                 "name a `model.base`",
             );
         }
+        if model.quantize.is_some() {
+            push(
+                "model.quantize",
+                "a study measures models as they are stored",
+                "leave it out, or study a GGUF file",
+            );
+        }
         if self.measured().is_empty() {
             push(
                 "data.eval",

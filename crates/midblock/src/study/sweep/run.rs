@@ -179,8 +179,15 @@ struct Running<'a, B> {
 }
 
 impl<B: Backend> Running<'_, B> {
+    /// Quantised as it is trained, so that a cell is judged as the model it is.
     fn open(&self, spec: &str) -> Result<Checkpoint> {
-        Checkpoint::open(spec, self.means.hub, self.means.on_transfer)
+        let mut checkpoint = Checkpoint::open(spec, self.means.hub, self.means.on_transfer)?;
+        let kind = self.plan.cells.first().and_then(|cell| cell.config.model.quantize);
+        if let Some(kind) = kind {
+            checkpoint.quantize(kind, &[])?;
+            checkpoint.make_quantized(self.means.progress)?;
+        }
+        Ok(checkpoint)
     }
 
     fn stop_if_asked(&self) -> Result<()> {

@@ -35,6 +35,7 @@ pub(super) fn plan<B: Backend>(
     let kept = left.map_or(a.blocks, |left| (left / interior.max(1)).min(a.blocks));
     TrainingMemory {
         parameters,
+        weights: 0,
         state,
         working: if kept == a.blocks { working - interior } else { working },
         interior,
