@@ -169,7 +169,7 @@ mod tests {
         };
         for (samples, protocol, sizes) in [
             ([7, 4], Protocol::Default, &[2, 3][..]),
-            ([4, 1], Protocol::Paper, &[4]),
+            ([4, 4], Protocol::Paper, &[6]),
         ] {
             let mut config = config(&dir, samples);
             config.metrics.protocol = protocol;
