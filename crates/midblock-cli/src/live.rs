@@ -91,10 +91,15 @@ impl Observer for Plain {
 
 /// "0.0123 (0.5432 of 0.6000)", what masks are pressed with, and the loss and its limit; "81 % open".
 fn carried(carrier: &CarrierMetrics) -> [String; 2] {
-    let limit = carrier.limit.map_or("no limit yet".to_owned(), |limit| format!("of {limit:.4}"));
+    let limit = carrier
+        .limit
+        .map_or("no limit yet".to_owned(), |limit| format!("of {limit:.4}"));
     [
         format!("{:.4} ({:.4} {limit})", carrier.lambda, carrier.loss_ema),
-        format!("{:.1} % open", 100.0 * carrier.active as f64 / carrier.masks.max(1) as f64),
+        format!(
+            "{:.1} % open",
+            100.0 * carrier.active as f64 / carrier.masks.max(1) as f64
+        ),
     ]
 }
 

@@ -59,7 +59,11 @@ const MASKED: [&str; 13] = [
 fn masked(out: &Path, more: &[&str]) -> assert_cmd::Command {
     let mut command = midblock();
     command.args(["tune", "--model", &base(), "--data", &problems("problems"), "--out"]);
-    command.arg(out).args(MASKED).arg(format!("--set=adapt.tuned={}", sft())).args(more);
+    command
+        .arg(out)
+        .args(MASKED)
+        .arg(format!("--set=adapt.tuned={}", sft()))
+        .args(more);
     command
 }
 
@@ -203,9 +207,13 @@ fn masks_leave_a_merged_model_and_a_carrier() {
     let out = dir.path().join("run");
     masked(&out, &["--set=train.keep_best=false"]).assert().success();
     let names = names(&out);
-    assert!(names.contains(&"carrier".to_owned()) && names.contains(&"model".to_owned()), "{names:?}");
+    assert!(
+        names.contains(&"carrier".to_owned()) && names.contains(&"model".to_owned()),
+        "{names:?}"
+    );
     let carrier = Carrier::open(&out.join("carrier")).unwrap();
-    let [before, tuned, after] = [base(), sft(), out.join("model").display().to_string()].map(|folder| Model::read(&folder));
+    let [before, tuned, after] =
+        [base(), sft(), out.join("model").display().to_string()].map(|folder| Model::read(&folder));
     // where a row's or a column's mask is 0 the result has the base's very bytes
     let (mut closed, mut open, mut moved) = (0, 0, 0);
     for block in 0..16 {
@@ -228,13 +236,23 @@ fn masks_leave_a_merged_model_and_a_carrier() {
             }
         }
     }
-    assert!(closed > open / 20 && moved > open / 2, "{closed} closed, {open} open, {moved} moved");
-    assert_eq!(after.tensors["model.embed_tokens.weight"].bytes, before.tensors["model.embed_tokens.weight"].bytes);
+    assert!(
+        closed > open / 20 && moved > open / 2,
+        "{closed} closed, {open} open, {moved} moved"
+    );
+    assert_eq!(
+        after.tensors["model.embed_tokens.weight"].bytes,
+        before.tensors["model.embed_tokens.weight"].bytes
+    );
 
     let (lines, run) = (lines(&out), TrainingRun::open(&out).unwrap());
     let steps: Vec<&Value> = lines.iter().filter(|line| line["event"] == "step").collect();
     let carriers: Vec<&Value> = steps.iter().map(|line| &line["carrier"]).collect();
-    assert!(carriers[..4].iter().all(|carrier| carrier["limit"].is_null() && carrier["lambda"] == 0.3f32 as f64));
+    assert!(
+        carriers[..4]
+            .iter()
+            .all(|carrier| carrier["limit"].is_null() && carrier["lambda"] == 0.3f32 as f64)
+    );
     assert!(carriers[4..].iter().all(|carrier| carrier["limit"].is_f64()));
     let active: usize = (0..16)
         .flat_map(|block| MaskGroup::ALL.map(|group| carrier.masks().active(block, group)))
@@ -250,16 +268,34 @@ fn masks_leave_a_merged_model_and_a_carrier() {
     assert_eq!(selection["trained_parameters"].as_array().unwrap().len(), 16 * 7);
 
     let mut alone = midblock();
-    alone.args(["perplexity", "--data", &problems("p")]).arg(out.join("model")).assert().success();
+    alone
+        .args(["perplexity", "--data", &problems("p")])
+        .arg(out.join("model"))
+        .assert()
+        .success();
 }
 
 #[test]
 fn masks_alone_train_no_weights() {
     let dir = TempDir::new().unwrap();
     let out = dir.path().join("run");
-    let more = ["--set=adapt.train_weights=false", "--set=objective.target=tuned", "--layers=range:3..12"];
-    let text = String::from_utf8(masked(&out, &[&more[..], &["--dry-run"]].concat()).output().unwrap().stdout).unwrap();
-    for part in ["MiB of W_base stay memory-mapped", "MiB of W_tuned are memory-mapped too", "tuned      "] {
+    let more = [
+        "--set=adapt.train_weights=false",
+        "--set=objective.target=tuned",
+        "--layers=range:3..12",
+    ];
+    let text = String::from_utf8(
+        masked(&out, &[&more[..], &["--dry-run"]].concat())
+            .output()
+            .unwrap()
+            .stdout,
+    )
+    .unwrap();
+    for part in [
+        "MiB of W_base stay memory-mapped",
+        "MiB of W_tuned are memory-mapped too",
+        "tuned      ",
+    ] {
         assert!(text.contains(part), "{part} in\n{text}");
     }
     fs::remove_dir_all(&out).unwrap();
@@ -267,20 +303,31 @@ fn masks_alone_train_no_weights() {
     let saved = fs::read(out.join("checkpoints/step-000021/state.safetensors")).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&saved).unwrap();
     let names = tensors.names();
-    assert!(names.iter().all(|name| name.starts_with("theta") || *name == "lcdd"), "{names:?}");
+    assert!(
+        names.iter().all(|name| name.starts_with("theta") || *name == "lcdd"),
+        "{names:?}"
+    );
     assert_eq!(names.len(), 2 * 9 * 8 + 1);
     let carrier = Carrier::open(&out.join("carrier")).unwrap();
     assert_eq!(carrier.masked_blocks(), (3..12).collect::<Vec<_>>());
     // what an open mask lets through is the tuned model's very bytes
-    let [before, tuned, after] = [base(), sft(), out.join("model").display().to_string()].map(|folder| Model::read(&folder));
+    let [before, tuned, after] =
+        [base(), sft(), out.join("model").display().to_string()].map(|folder| Model::read(&folder));
     for (name, stored) in &after.tensors {
         let from = |model: &Model| model.tensors[name].bytes == stored.bytes;
         let elements = |model: &Model| {
             let stored = &model.tensors[name];
-            stored.bytes.chunks(stored.dtype.bitsize() / 8).map(<[u8]>::to_vec).collect::<Vec<_>>()
+            stored
+                .bytes
+                .chunks(stored.dtype.bitsize() / 8)
+                .map(<[u8]>::to_vec)
+                .collect::<Vec<_>>()
         };
         let of_both = elements(&before).into_iter().zip(elements(&tuned));
-        let either = elements(&after).iter().zip(of_both).all(|(a, (b, t))| *a == b || *a == t);
+        let either = elements(&after)
+            .iter()
+            .zip(of_both)
+            .all(|(a, (b, t))| *a == b || *a == t);
         assert!(from(&before) || from(&tuned) || either, "{name}");
     }
 }

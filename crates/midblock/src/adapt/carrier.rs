@@ -283,8 +283,8 @@ impl Carrier {
             let view = TensorView::new(*dtype, vec![*len], bytes).expect("invariant: bytes follow from the length");
             (name.as_str(), view)
         });
-        let metadata = [("format", "midblock carrier"), ("mask", "theta > 0")];
-        let metadata = metadata.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        // one entry: those of a map would be written in any order, and the same masks are to be the same bytes
+        let metadata = [("format".to_owned(), "midblock carrier; mask = theta > 0".to_owned())];
         safetensors::serialize(views, Some(metadata.into())).expect("invariant: names are unique, sizes are right")
     }
 }

@@ -92,7 +92,9 @@ fn masked_bytes(experiment: &Experiment) -> Option<[usize; 2]> {
     let stored = |checkpoint: &Checkpoint, entry: &Entry| {
         let name = entry.id.name(&experiment.architecture);
         let described = checkpoint.tensors().describe(&name);
-        described.map_or(0, |(dtype, shape)| dtype.bytes_for(shape.iter().product()).unwrap_or_default())
+        described.map_or(0, |(dtype, shape)| {
+            dtype.bytes_for(shape.iter().product()).unwrap_or_default()
+        })
     };
     let bytes = experiment.plan.entries.iter().map(|entry| {
         let own = match entry.parameters() {

@@ -41,6 +41,16 @@ fn written() -> (TempDir, PathBuf) {
 }
 
 #[test]
+fn the_same_masks_are_the_same_bytes() {
+    let bytes = || {
+        let (_dir, path) = written();
+        fs::read(path.join(TENSORS)).unwrap()
+    };
+    let first = bytes();
+    assert!((0..20).all(|_| bytes() == first));
+}
+
+#[test]
 fn what_is_written_reads_back() {
     let (_dir, path) = written();
     let carrier = carrier();
