@@ -617,7 +617,14 @@ fn a_damaged_checkpoint_of_a_run_is_passed_over() {
     let damages: [Damage; 3] = [
         |newest| fs::remove_file(newest.join("state.safetensors")).unwrap(),
         |newest| fs::write(newest.join("state.json"), "{").unwrap(),
-        |newest| fs::File::options().write(true).open(newest.join("state.safetensors")).unwrap().set_len(1000).unwrap(),
+        |newest| {
+            fs::File::options()
+                .write(true)
+                .open(newest.join("state.safetensors"))
+                .unwrap()
+                .set_len(1000)
+                .unwrap()
+        },
     ];
     for (number, damage) in damages.iter().enumerate() {
         let out = dir.path().join(format!("damaged{number}"));
@@ -627,7 +634,10 @@ fn a_damaged_checkpoint_of_a_run_is_passed_over() {
         let output = case.shell("exec \"$@\"", &out, case.again);
         let message = text(&output);
         assert!(output.status.success(), "{message}");
-        assert!(message.contains("step-000006 is not whole; the run goes on from "), "{message}");
+        assert!(
+            message.contains("step-000006 is not whole; the run goes on from "),
+            "{message}"
+        );
         case.assert_same(&out, &whole);
     }
 }
@@ -641,7 +651,11 @@ fn sigterm_saves_a_run() {
     case.args.retain(|arg| arg != "--steps=6");
     let (whole, out) = (whole(&case, dir.path()), dir.path().join("out"));
     let line = case.command_line(&out);
-    let mut child = Command::new(&line[0]).env("HF_HUB_OFFLINE", "1").args(&line[1..]).spawn().unwrap();
+    let mut child = Command::new(&line[0])
+        .env("HF_HUB_OFFLINE", "1")
+        .args(&line[1..])
+        .spawn()
+        .unwrap();
     let begun = Instant::now();
     while fs::read_to_string(out.join("metrics.jsonl")).map_or(0, |text| text.lines().count()) < 3 {
         assert!(begun.elapsed() < Duration::from_secs(120), "training does not begin");

@@ -13,6 +13,7 @@ pub mod training;
 mod turned;
 mod words;
 
+pub(crate) use provenance::command;
 pub use table::table;
 
 use crate::{

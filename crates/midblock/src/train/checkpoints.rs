@@ -190,7 +190,11 @@ impl Checkpoints {
     pub fn passed_over(&self, folder: &Path) -> Result<Option<String>> {
         let last = self.steps()?.last().map(|&step| self.folder(step));
         Ok(last.filter(|last| last != folder).map(|last| {
-            format!("the checkpoint {} is not whole; the run goes on from {}", last.display(), folder.display())
+            format!(
+                "the checkpoint {} is not whole; the run goes on from {}",
+                last.display(),
+                folder.display()
+            )
         }))
     }
 

@@ -237,6 +237,9 @@ impl Backend for Mutant {
     fn values_mut<'a>(&self, matrix: &'a mut Self::Matrix) -> Option<&'a mut Buffer> {
         self.cpu.values_mut(matrix)
     }
+    fn distillation_backward(&self, logits: &mut Buffer, reference: &Buffer, vocab: usize, weight: f64) -> Vec<f64> {
+        self.cpu.distillation_backward(logits, reference, vocab, weight)
+    }
     fn embed_backward(&self, ids: &[u32], d_out: &Buffer, d_table: &mut Buffer) {
         self.cpu.embed_backward(ids, d_out, d_table);
     }
