@@ -134,7 +134,8 @@ impl Step {
             .iter()
             .map(|(id, shape)| (*id, shape.iter().product()))
             .collect();
-        let memory = TrainingMemory::plan::<Cpu>(a, &lengths, [rows; 2], plan.copies(), false, 0, None).with_weights(quantized);
+        let memory =
+            TrainingMemory::plan::<Cpu>(a, &lengths, [rows; 2], plan.copies(), false, 0, None).with_weights(quantized);
         let tokens = rows * args.accumulation.get();
         let size = StepSize {
             tokens: tokens as f64,

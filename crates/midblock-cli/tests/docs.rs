@@ -1,13 +1,15 @@
-//! README and book say what is there: paths of the tree, pages, links, flags and metrics.
+//! README, book and examples say what is there: paths of the tree, pages, links, flags and metrics.
 
 #![allow(clippy::unwrap_used)] // how a test fails
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
+    io::Write,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
+use yaml_rust2::{Yaml, YamlLoader};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -108,6 +110,134 @@ fn every_flag_is_in_the_reference() {
             assert!(names(own) || names(common), "docs/src/cli.md: {command} {flag}");
         }
     }
+}
+
+/// Whether bash can read a script.
+fn assert_is_bash(name: &str, script: &str) {
+    let mut bash = Command::new("bash")
+        .arg("-n")
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("there is a bash");
+    bash.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+    let output = bash.wait_with_output().unwrap();
+    assert!(
+        output.status.success(),
+        "{name}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Commands and flags of `midblock` in a script: `midblock COMMAND … --flag …`, over continued lines, up to a comment.
+fn midblock_commands(script: &str) -> Vec<(String, Vec<String>)> {
+    let joined = script.replace("\\\n", " ");
+    let lines = joined
+        .lines()
+        .map(|line| line.split(" #").next().unwrap_or(line).trim_start_matches("# "));
+    let after = lines.filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let program = words.iter().position(|word| *word == "midblock")?;
+        let command = words.get(program + 1)?;
+        let is_command = !command.is_empty() && command.chars().all(|letter| letter.is_ascii_lowercase());
+        let flags = words[program..].iter().filter(|word| word.starts_with("--"));
+        let name = |flag: &&str| {
+            flag.split('=')
+                .next()
+                .unwrap_or(flag)
+                .trim_end_matches(['`', '.', ',', ')'])
+                .to_owned()
+        };
+        is_command.then(|| ((*command).to_owned(), flags.map(name).collect()))
+    });
+    after.collect()
+}
+
+/// Whether each command of a script is there and has the flags that it is given.
+fn assert_flags_exist(name: &str, script: &str, helps: &mut BTreeMap<String, String>) -> usize {
+    let commands = midblock_commands(script);
+    for (command, flags) in &commands {
+        let help = helps
+            .entry(command.clone())
+            .or_insert_with(|| output(&[command, "--help"]));
+        for flag in flags {
+            let is_word = |word: &str| word.trim_end_matches([',', ';', '.']) == flag;
+            assert!(
+                help.split_whitespace().any(is_word),
+                "{name}: midblock {command} has no {flag}"
+            );
+        }
+    }
+    commands.len()
+}
+
+fn files_in(folder: &str, extension: &str) -> Vec<(String, String)> {
+    let entries = fs::read_dir(root().join(folder))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let mut paths: Vec<PathBuf> = entries
+        .filter(|path| path.extension().is_some_and(|own| own == extension))
+        .collect();
+    paths.sort();
+    let read = |path: PathBuf| (path.display().to_string(), fs::read_to_string(&path).unwrap());
+    paths.into_iter().map(read).collect()
+}
+
+#[test]
+fn job_scripts_can_be_read_and_use_flags_that_exist() {
+    let (mut helps, mut commands) = (BTreeMap::new(), 0);
+    let scripts = files_in("examples/slurm", "sh");
+    assert!(scripts.len() >= 5);
+    for (name, script) in scripts {
+        assert_is_bash(&name, &script);
+        commands += assert_flags_exist(&name, &script, &mut helps);
+        let submits = script.lines().filter(|line| line.starts_with("#SBATCH"));
+        assert!(submits.clone().count() >= 5 || script.contains("sbatch --"), "{name}");
+        for line in submits {
+            assert!(
+                line.starts_with("#SBATCH --") && line.split_whitespace().count() == 2,
+                "{name}: {line}"
+            );
+        }
+        for config in script.split_whitespace().filter(|word| word.ends_with(".toml")) {
+            assert!(root().join(config).is_file(), "{name}: {config}");
+        }
+    }
+    let tasks = files_in("examples/skypilot", "yaml");
+    assert!(tasks.len() >= 3);
+    for (name, text) in tasks {
+        let documents = YamlLoader::load_from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let [Yaml::Hash(task)] = &documents[..] else {
+            panic!("{name}: it is no task")
+        };
+        let keys: BTreeSet<&str> = task.keys().filter_map(Yaml::as_str).collect();
+        let expected = ["name", "resources", "envs", "file_mounts", "setup", "run"];
+        assert_eq!(keys, BTreeSet::from(expected), "{name}");
+        let mount = &documents[0]["file_mounts"]["/runs"];
+        assert_eq!(
+            mount["mode"].as_str(),
+            Some("MOUNT_CACHED"),
+            "{name}: files are appended to and renamed"
+        );
+        for part in ["setup", "run"] {
+            let script = documents[0][part].as_str().unwrap_or_else(|| panic!("{name}: {part}"));
+            assert_is_bash(&name, script);
+            commands += assert_flags_exist(&name, script, &mut helps);
+        }
+    }
+    assert!(commands >= 7, "{commands} commands were found");
+}
+
+#[test]
+fn the_commands_of_the_book_use_flags_that_exist() {
+    let (mut helps, mut commands) = (BTreeMap::new(), 0);
+    let readme = [("README.md".to_owned(), read("README.md"))];
+    for (name, page) in files_in("docs/src", "md").into_iter().chain(readme) {
+        for block in page.split("```").skip(1).step_by(2) {
+            commands += assert_flags_exist(&name, block, &mut helps);
+        }
+    }
+    assert!(commands > 40, "{commands} commands were found");
 }
 
 #[test]

@@ -16,6 +16,7 @@ pub mod training;
 mod turned;
 mod words;
 
+pub(crate) use provenance::command;
 pub use table::table;
 
 use crate::{

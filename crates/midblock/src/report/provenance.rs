@@ -1,7 +1,7 @@
 //! What was compared, with what and how: the page's head and foot.
 
 use super::html::escape;
-use crate::run::{FileHash, Run, RunInfo};
+use crate::run::{FileHash, PartInfo, Run, RunInfo};
 
 /// Title and what was compared.
 pub(super) fn header(run: &Run, title: &str) -> String {
@@ -39,7 +39,7 @@ pub(super) fn header(run: &Run, title: &str) -> String {
     let seconds: f64 = info.timings.iter().map(|phase| phase.seconds).sum();
     format!(
         "<header class=\"page\"><p class=\"brand\">midblock <span>layer-wise comparison</span></p><h1>{}</h1>\
-         <p class=\"when\">{} blocks · {} · {} on {}</p>\
+         <p class=\"when\">{} blocks · {} · {} {}</p>\
          <div class=\"scroll\"><table class=\"inputs\"><thead><tr><th scope=\"col\">model</th><th scope=\"col\">checkpoint</th><th scope=\"col\">architecture</th><th scope=\"col\" class=\"number\">parameters</th></tr></thead><tbody>{models}</tbody>\
          <thead><tr><th scope=\"col\">data</th><th scope=\"col\">source</th><th scope=\"col\">samples</th><th scope=\"col\" class=\"number\">tokens</th></tr></thead><tbody>{datasets}</tbody></table></div>\
          <pre class=\"command\"><code>{}</code></pre></header>\n",
@@ -47,7 +47,10 @@ pub(super) fn header(run: &Run, title: &str) -> String {
         run.blocks(),
         escape(&day(&info.started_at)),
         duration(seconds),
-        escape(&info.machine.device),
+        match info.parts.len() {
+            0 => format!("on {}", escape(&info.machine.device)),
+            parts => format!("over {parts} processes"),
+        },
         escape(&command(&info.command_line)),
     )
 }
@@ -113,11 +116,12 @@ pub(super) fn footer(info: &RunInfo, foot: &Foot) -> String {
         .collect();
     let config = serde_json::to_string_pretty(&info.config).unwrap_or_default();
     format!(
-        "<footer class=\"page\"><h2>How this was made</h2><dl class=\"facts\">{facts}</dl>{}{}{}\
+        "<footer class=\"page\"><h2>How this was made</h2><dl class=\"facts\">{facts}</dl>{}{}{}{}\
          <details><summary>Resolved configuration</summary><pre><code>{}</code></pre></details>\
          <h2>Sources</h2><ul class=\"sources\">{}</ul>\
          <p class=\"aside\">{} is loaded from the network. Numbers: {}.</p></footer>\n",
         timings(info),
+        parts(info),
         hashes(info),
         skipped(info),
         escape(&config),
@@ -152,6 +156,30 @@ fn timings(info: &RunInfo) -> String {
         })
         .collect();
     format!("<h3>Time</h3><table class=\"timings\"><tbody>{rows}</tbody></table>")
+}
+
+/// The processes that shared the work.
+fn parts(info: &RunInfo) -> String {
+    if info.parts.is_empty() {
+        return String::new();
+    }
+    let row = |part: &PartInfo| {
+        let seconds: f64 = part.timings.iter().map(|phase| phase.seconds).sum();
+        format!(
+            "<tr><th scope=\"row\">{}</th><td>{}</td><td>{}</td><td class=\"number\">{}</td><td class=\"number\">{}</td></tr>",
+            escape(&part.part),
+            escape(&day(&part.started_at)),
+            escape(&part.machine.device),
+            part.threads,
+            duration(seconds),
+        )
+    };
+    let rows: String = info.parts.iter().map(row).collect();
+    format!(
+        "<details><summary>Processes that shared the work</summary><div class=\"scroll\"><table><thead><tr><th scope=\"col\">part</th>\
+         <th scope=\"col\">started</th><th scope=\"col\">machine</th><th scope=\"col\" class=\"number\">threads</th>\
+         <th scope=\"col\" class=\"number\">time</th></tr></thead><tbody>{rows}</tbody></table></div></details>"
+    )
 }
 
 fn hashes(info: &RunInfo) -> String {
@@ -216,7 +244,7 @@ pub(super) fn day(timestamp: &str) -> String {
 }
 
 /// The arguments as one line that a shell would take apart again.
-pub(super) fn command(arguments: &[String]) -> String {
+pub(crate) fn command(arguments: &[String]) -> String {
     let plain = |argument: &str| {
         !argument.is_empty()
             && argument

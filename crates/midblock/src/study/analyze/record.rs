@@ -4,6 +4,7 @@ use super::{Outline, Shard};
 use crate::{
     Error, Result,
     metrics::{EntropyOptions, Options, Selection},
+    report::command,
     run::{DONE, FileHash, RunInfo},
     study::describe::BLOCK_TOKENS,
 };
@@ -87,7 +88,7 @@ impl ShardRecord {
             let problem = format!("shard {} was not finished (no DONE)", record.shard);
             let help = format!(
                 "wait for its process, or run it again: {}",
-                record.run.command_line.join(" ")
+                command(&record.run.command_line)
             );
             return Err(refuse(&problem, help));
         }
