@@ -563,7 +563,8 @@ fn what_a_newer_version_wrote_is_left_alone() {
         value.as_object_mut().unwrap().remove("models"); // a newer one may lack what this one wants
     };
     let schema = |key: &'static str| move |value: &mut Value| value[key] = 99.into();
-    let cases: [(Case, &str, &dyn Fn(&mut Value)); 6] = [
+    type Newer<'a> = &'a dyn Fn(&mut Value);
+    let cases: [(Case, &str, Newer<'_>); 6] = [
         (tune(), "run.json", &run_json),
         (eval(), "run.json", &run_json),
         (sweep(dir.path()), "sweep.json", &schema("midblock_sweep_schema")),

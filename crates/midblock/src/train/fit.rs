@@ -157,10 +157,9 @@ impl<C: Settings> Fit<'_, C> {
             .best
             .filter(|best| self.habits.keep_best && best.step != position.step)
             && ending != Ending::Interrupted
+            && let Some(checkpoints) = self.checkpoints
         {
-            if let Some(checkpoints) = self.checkpoints {
-                restore(&checkpoints.folder(best.step), self.stepper)?;
-            }
+            restore(&checkpoints.folder(best.step), self.stepper)?;
         }
         Ok((position, ending))
     }

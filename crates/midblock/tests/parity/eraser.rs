@@ -1,5 +1,7 @@
 //! The loss of a trigger against whole passes of single prompts, and its gradient against finite differences, in f64.
 
+#![allow(clippy::unwrap_used)] // how a test fails
+
 use crate::{fixture::Fixture, forward::FAMILIES, generation::logits_of};
 use midblock::{
     checkpoint::{Checkpoint, TokenizerSource},
