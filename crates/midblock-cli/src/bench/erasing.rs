@@ -124,16 +124,20 @@ impl Timed for Steps<'_> {
     }
 
     fn details(&self) -> Value {
-        let step = median(&self.seconds);
         let [once, each] = self.passes.each_ref().map(|passes| median(&passes.seconds));
+        // of each round its own ratio: its passes have had the same moment of the machine
+        let [times_once, times_each] = self.passes.each_ref().map(|passes| {
+            let rounds = self.seconds.iter().zip(&passes.seconds);
+            median(&rounds.map(|(step, passes)| step / passes).collect::<Vec<_>>())
+        });
         let memory = self.trainer.memory();
         json!({
             "common_tokens": self.trainer.common(),
             "rows_in_each": self.passes[1].batch.rows(),
             "passes_s": round(once),
             "passes_in_each_s": round(each),
-            "times_its_passes": round(step / once),
-            "times_passes_in_each": round(step / each),
+            "times_its_passes": round(times_once),
+            "times_passes_in_each": round(times_each),
             "interiors_kept": memory.kept,
             "planned_private_mib": memory.bytes() >> 20,
             "losses": self.losses,

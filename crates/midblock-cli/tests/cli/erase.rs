@@ -2,7 +2,9 @@
 
 use crate::models::{asset, base, midblock, sft};
 use midblock::{
-    adapt::{Origin, SoftPrompt},
+    adapt::{BlockThetas, Carrier, CarrierOrigin, MaskGroup, Origin, SoftPrompt},
+    checkpoint::ConfigJson,
+    model::Architecture,
     train::TrainingRun,
 };
 use serde_json::{Value, json};
@@ -199,6 +201,58 @@ fn an_evaluation_goes_on_with_the_same_trigger_only() {
         problem.contains("no checkpoint is called `third`") && problem.contains("plain, erased"),
         "{problem}"
     );
+}
+
+/// A carrier of the embedded model: of each block, one channel that its MLP writes to and one that its attention does.
+fn write_carrier(dir: &Path, channel: usize) -> String {
+    let config = fs::read(Path::new(&base()).join("config.json")).unwrap();
+    let value: Value = serde_json::from_slice(&config).unwrap();
+    let config = ConfigJson {
+        path: "config.json".into(),
+        value: value.as_object().unwrap().clone(),
+    };
+    let architecture = Architecture::resolve(&config).unwrap();
+    let thetas = |group: MaskGroup, at: usize| {
+        let open = |index| if index == at { 1.0 } else { -1.0 };
+        (0..group.channels(&architecture)).map(open).collect()
+    };
+    let block = |block: usize| -> Option<BlockThetas> {
+        (block < 5).then(|| {
+            MaskGroup::ALL.map(|group| match group {
+                MaskGroup::FfnWrite => thetas(group, channel),
+                MaskGroup::AttentionWrite => thetas(group, channel + 1),
+                _ => thetas(group, 0),
+            })
+        })
+    };
+    let blocks = (0..architecture.blocks).map(block).collect();
+    let folder = dir.join(format!("carrier-{channel}"));
+    Carrier::new(blocks, CarrierOrigin::default()).write(&folder).unwrap();
+    folder.display().to_string()
+}
+
+#[test]
+fn a_carriers_channels_are_drawn_to_the_bases() {
+    let dir = TempDir::new().unwrap();
+    let [own, other] = [3, 8].map(|channel| write_carrier(dir.path(), channel));
+    let run = |name: &str, more: &[&str]| {
+        let out = dir.path().join(name);
+        erase(dir.path(), &out).args(more).assert().success();
+        let run = TrainingRun::open(&out).unwrap();
+        let trigger = SoftPrompt::open(&out.join("trigger.safetensors")).unwrap();
+        (run.info.training.channels, trigger)
+    };
+    let (channels, trigger) = run("own", &["--carrier", &own]);
+    assert_eq!((&channels[..6], channels.iter().sum()), (&[2, 2, 2, 2, 2, 0][..], 10));
+    assert_eq!(trigger.origin().options["channels"], "carrier");
+    let (channels, random) = run("random", &["--carrier", &own, "--channels", "random"]);
+    assert_eq!(channels.iter().sum::<usize>(), 10);
+    assert_eq!(random.origin().carrier, trigger.origin().carrier);
+    let (_, another) = run("other", &["--carrier", &other]);
+    assert_ne!(another.origin().carrier, trigger.origin().carrier);
+    assert!(another.values() != trigger.values() && random.values() != trigger.values());
+    let (channels, _) = run("ffn", &["--carrier", &own, "--channels", "ffn"]);
+    assert_eq!(channels.iter().sum::<usize>(), 5);
 }
 
 /// Ctrl-C, then a kill, then to the end.

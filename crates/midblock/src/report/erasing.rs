@@ -163,6 +163,28 @@ fn terms(curves: &Curves<'_>) -> Section {
     };
     let losses: Vec<(u64, f64)> = curves.steps.iter().map(|step| (step.step, step.loss)).collect();
     let evaluations: Vec<(u64, f64)> = curves.evaluations.iter().map(|e| (e.step, e.loss)).collect();
+    let both = vec![curve("steps", &losses), curve("all prompts", &evaluations)];
+    let loss = lines("Loss", "loss", false, both);
+    // a term that is not computed is 0 throughout
+    let panel = |title: &str, y: &str, log: bool, values: Vec<(u64, f64)>| {
+        let is_there = values.iter().any(|(_, value)| *value > 0.0);
+        is_there.then(|| lines(title, y, log, vec![curve(y, &values)]))
+    };
+    let terms = [
+        panel(
+            "Activation term",
+            "squared distance",
+            true,
+            of(|terms| terms.activation),
+        ),
+        panel("Divergence from the base", "nats", false, of(|terms| terms.divergence)),
+        panel(
+            "Mean squared norm of the vectors",
+            "squared norm",
+            false,
+            of(|terms| terms.norm),
+        ),
+    ];
     Section {
         id: "terms",
         title: "What the loss is made of".into(),
@@ -170,32 +192,7 @@ fn terms(curves: &Curves<'_>) -> Section {
                 spread of its prompts in it, so that the activation term of a step stays above that of all prompts."
             .into(),
         findings: Vec::new(),
-        panels: vec![
-            lines(
-                "Loss",
-                "loss",
-                false,
-                vec![curve("steps", &losses), curve("all prompts", &evaluations)],
-            ),
-            lines(
-                "Activation term",
-                "squared distance",
-                true,
-                vec![curve("activation", &of(|terms| terms.activation))],
-            ),
-            lines(
-                "Divergence from the base",
-                "nats",
-                false,
-                vec![curve("divergence", &of(|terms| terms.divergence))],
-            ),
-            lines(
-                "Mean squared norm of the vectors",
-                "squared norm",
-                false,
-                vec![curve("norm", &of(|terms| terms.norm))],
-            ),
-        ],
+        panels: std::iter::once(loss).chain(terms.into_iter().flatten()).collect(),
     }
 }
 
