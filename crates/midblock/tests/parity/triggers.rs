@@ -190,7 +190,12 @@ fn prompts_in_pieces_stand_behind_the_trigger_too_and_fill_what_it_leaves() {
     let mut engine = Engine::new(&backend, &checkpoint, &tokenizer, 2).unwrap();
     engine.set_trigger(Some(&trigger)).unwrap();
     assert_eq!(engine.context(), 697);
-    let completion = write(&mut engine, &requests(std::slice::from_ref(&ids), 10), &Sampling::default()).remove(0);
+    let completion = write(
+        &mut engine,
+        &requests(std::slice::from_ref(&ids), 10),
+        &Sampling::default(),
+    )
+    .remove(0);
     assert_eq!((completion.ids.len(), completion.finish), (3, Finish::Context));
     let expected = logits(&backend, &decoder, &trigger, &ids);
     assert_eq!(completion.ids[0], argmax(expected.last().unwrap()));
