@@ -20,7 +20,7 @@ use std::path::Path;
 /// draw changes, are in the one of the study's own seed alone.
 ///
 /// # Errors
-/// Those of [`analyze`]; of the run folder.
+/// Those of [`analyze`](fn@analyze); of the run folder.
 pub fn analysis<B: Backend>(subject: &Subject<'_, B>, cells: &Cells, seed: u64) -> Result<Run> {
     let study = &subject.file.config.study;
     let selected = match seed == study.seed {
