@@ -213,7 +213,7 @@ pub(crate) fn create_folder(out: &Path, fill: impl FnOnce(&Path) -> Result<()>) 
     };
     let name = out.file_name().unwrap_or_default().to_string_lossy();
     let partial = parent.join(format!("{PARTIAL}{name}"));
-    fs::create_dir_all(&partial).map_err(Error::io("create", &partial))?;
+    fs::create_dir_all(&partial).map_err(Error::io("create a folder in", parent))?;
     let _lock = lock::take(&partial)?;
     let filled = empty(&partial)
         .and_then(|()| fill(&partial))
