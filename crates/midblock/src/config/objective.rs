@@ -51,6 +51,10 @@ pub struct Objective {
     /// `lcdd`: how far the loss may rise, as a share of what it is when the warm-up ends; 0.25 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<f64>,
+    /// `lcdd`: how far the loss may rise besides, in nats: where a behaviour is learned almost perfectly, no share of its loss is much; 0 by
+    /// default, as in the paper.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget_nats: Option<f64>,
     /// `lcdd`: decay of the loss's moving average; 0.95 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
@@ -97,6 +101,7 @@ impl Objective {
                 self.lambda_max.get_or_insert(10.0);
                 self.warmup.get_or_insert(300);
                 self.budget.get_or_insert(0.25);
+                self.budget_nats.get_or_insert(0.0);
                 self.ema.get_or_insert(0.95);
                 let rate = *self.rate.get_or_insert(0.1);
                 self.growth_rate.get_or_insert(rate);
@@ -108,7 +113,7 @@ impl Objective {
     }
 
     /// Each key but `kind` and `lambda` with whether it is given and whose it is.
-    fn owners(&self) -> [(&'static str, bool, ObjectiveKind); 18] {
+    fn owners(&self) -> [(&'static str, bool, ObjectiveKind); 19] {
         use ObjectiveKind::{Iw, Kl, Lcdd, Rpsft};
         [
             ("objective.directions", self.directions.is_some(), Rpsft),
@@ -123,6 +128,7 @@ impl Objective {
             ("objective.lambda_max", self.lambda_max.is_some(), Lcdd),
             ("objective.warmup", self.warmup.is_some(), Lcdd),
             ("objective.budget", self.budget.is_some(), Lcdd),
+            ("objective.budget_nats", self.budget_nats.is_some(), Lcdd),
             ("objective.ema", self.ema.is_some(), Lcdd),
             ("objective.rate", self.rate.is_some(), Lcdd),
             ("objective.growth_rate", self.growth_rate.is_some(), Lcdd),
@@ -189,6 +195,7 @@ impl Objective {
             ("objective.lambda_min", self.lambda_min, above),
             ("objective.lambda_max", self.lambda_max, above),
             ("objective.budget", self.budget, or_more),
+            ("objective.budget_nats", self.budget_nats, or_more),
             ("objective.ema", self.ema, share),
             ("objective.rate", self.rate, or_more),
             ("objective.growth_rate", self.growth_rate, or_more),

@@ -202,9 +202,18 @@ fn masks_have_an_objective_of_their_own() {
             own.lambda_max,
             own.warmup,
             own.budget,
+            own.budget_nats,
             own.ema
         ),
-        (Some(0.01), Some(1e-6), Some(10.0), Some(300), Some(0.25), Some(0.95))
+        (
+            Some(0.01),
+            Some(1e-6),
+            Some(10.0),
+            Some(300),
+            Some(0.25),
+            Some(0.0),
+            Some(0.95)
+        )
     );
     assert_eq!(
         (
@@ -298,6 +307,7 @@ fn masks_have_an_objective_of_their_own() {
         ),
         ("objective.warmup=0", "`objective.warmup`: it is 0"),
         ("objective.budget=-0.1", "`objective.budget`: it is -0.1"),
+        ("objective.budget_nats=inf", "`objective.budget_nats`: it is inf"),
         (
             "objective.ema=1",
             "`objective.ema`: it is 1, expected 0 or more and below 1",

@@ -134,6 +134,7 @@ fn lcdd(target: Target) -> Lcdd {
         bounds: [1e-6, 10.0],
         warmup: 2,
         budget: 0.25,
+        budget_nats: 0.0,
         ema: 0.9,
         rate: 0.1,
         growth_rate: 0.2,

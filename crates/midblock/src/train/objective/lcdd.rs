@@ -1,11 +1,11 @@
 //! Loss-Constrained Dual Descent: as few open masks as a limit on the loss allows (Crafting Reversible SFT Behaviors, arXiv 2605.06632).
 //!
 //! Minimised is `loss + λ w(t) Σ σ(θ)`, with w(t) = min(1, t / warm-up) in step t from 1. Each step's loss enters a moving average,
-//! `a ← β a + (1 − β) loss`, `ā = a / (1 − βᵗ)`. When the warm-up ends the limit is ε = ā (1 + budget). In each step after it, once the
-//! masks have moved, `λ ← clamp(λ exp(−η clip((ā − ε) / ε, ±V)))`: below the limit λ grows, with a rate η of its own, above it λ falls.
+//! `a ← β a + (1 − β) loss`, `ā = a / (1 − βᵗ)`. When the warm-up ends the limit is ε = ā (1 + budget) + nats. In each step after it,
+//! once the masks have moved, `λ ← clamp(λ exp(−η clip((ā − ε) / ε, ±V)))`: below the limit λ grows, with a rate η of its own, above it λ falls.
 //!
-//! A run ends early if over a window of steps after the warm-up the median loss is above a multiple of ā at the warm-up's end, or if no
-//! fewer masks are active at its end than at its beginning and λ is no larger.
+//! A run ends early if over a window of steps after the warm-up the median loss is above a multiple of ā at the warm-up's end, plus the
+//! same nats, or if no fewer masks are active at its end than at its beginning and λ is no larger.
 //!
 //! All state is f32, and computed with in f64: what a checkpoint holds is all of it.
 
@@ -32,6 +32,8 @@ pub struct Lcdd {
     pub warmup: u64,
     /// How far the loss may rise above what it is when the warm-up ends, relatively.
     pub budget: f64,
+    /// And how far besides, in nats.
+    pub budget_nats: f64,
     /// β.
     pub ema: f64,
     /// η while λ falls.
@@ -59,6 +61,7 @@ impl Lcdd {
             bounds: [own.lambda_min.expect(filled), own.lambda_max.expect(filled)],
             warmup: own.warmup.expect(filled),
             budget: own.budget.expect(filled),
+            budget_nats: own.budget_nats.expect(filled),
             ema: own.ema.expect(filled),
             rate: own.rate.expect(filled),
             growth_rate: own.growth_rate.expect(filled),
@@ -128,7 +131,8 @@ impl Dual {
         let mean = self.loss(step).unwrap_or(loss);
         if step == warmup {
             self.baseline = mean as f32;
-            self.limit = (mean * (1.0 + self.options.budget)).max(SMALLEST_LIMIT) as f32;
+            let limit = mean * (1.0 + self.options.budget) + self.options.budget_nats;
+            self.limit = limit.max(SMALLEST_LIMIT) as f32;
         } else if step > warmup {
             self.press(mean);
             let latest = [loss as f32, active as f32, self.lambda];
@@ -173,7 +177,7 @@ impl Dual {
         let mut sorted = self.losses.clone();
         sorted.sort_by(f32::total_cmp);
         let median = f64::from(sorted[last / 2] + sorted[last.div_ceil(2)]) / 2.0;
-        if median > f64::from(self.baseline) * self.options.stop_factor {
+        if median > f64::from(self.baseline) * self.options.stop_factor + self.options.budget_nats {
             return Some(Ending::Strayed);
         }
         let settled = self.actives[last] >= self.actives[0] && self.lambdas[last] <= self.lambdas[0];
@@ -309,6 +313,25 @@ mod tests {
                 .iter()
                 .all(|(_, ending)| ending.is_none())
         );
+    }
+
+    #[test]
+    fn nats_are_let_besides_a_share() {
+        let mut dual = Dual::new(Lcdd {
+            budget_nats: 0.05,
+            ..options()
+        });
+        let told = steps(&mut dual, 1, &[(0.001, 100); 4]);
+        assert!((told[3].0.limit.unwrap() - 0.05125).abs() < 1e-8);
+        // fifty times the loss at the warm-up's end, and neither strayed nor above the limit
+        let told = steps(
+            &mut dual,
+            5,
+            &[(0.05, 90), (0.05, 80), (0.05, 70), (0.05, 60), (0.05, 50)],
+        );
+        assert!(told.iter().all(|(_, ending)| ending.is_none()) && dual.lambda() > 0.01);
+        let told = steps(&mut dual, 10, &[(0.052, 40), (0.052, 30), (0.052, 20)]);
+        assert_eq!(told[2].1, Some(Ending::Strayed));
     }
 
     #[test]
