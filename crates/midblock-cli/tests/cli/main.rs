@@ -20,6 +20,7 @@ mod quantize;
 #[path = "../../examples/random_checkpoint/writer.rs"]
 mod random_checkpoint;
 mod ranks;
+mod reversal;
 mod shard;
 mod study;
 mod sweep;

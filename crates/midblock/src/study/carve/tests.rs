@@ -1,9 +1,11 @@
 use super::*;
 use crate::{
     config::{AdaptKind, Override, Target, WeightFormat},
+    study::battery::StudyConfig,
     tokens::Format,
+    train::eraser::Eraser,
 };
-use std::path::Path;
+use std::{fs, path::Path};
 
 const GOOD: &str = "model.base = \"m\"\n[behaviour]\ndata = \"p.jsonl\"\n";
 
@@ -119,4 +121,40 @@ fn everything_that_is_wrong_is_said_with_its_place() {
     assert!(both.contains("contradicts `carve.tuned`"), "{both}");
     assert!(message(GOOD, &["behaviour.held_out=0"]).contains("--set behaviour.held_out=0: `behaviour.held_out`"));
     assert!(message(GOOD, &["carve.mode=masks"]).contains("mask-only"));
+}
+
+#[test]
+fn the_presets_are_carves_and_reversals_of_them() {
+    let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+    for (name, studied, loops) in [
+        ("small/smollm2-135m", "runs/smollm2-carve", [None, Some(320)]),
+        ("paper/qwen3-0.6b", "runs/qwen3-carve", [None, Some(1500)]),
+    ] {
+        let read = |kind: &str, command: &str| {
+            let file = format!("{name}-{kind}.toml");
+            let text = fs::read_to_string(configs.join(&file)).unwrap();
+            let run = format!("# Run:   midblock {command} --config configs/{file} --out ");
+            for part in [run.as_str(), "# Needs: ", "# Time and memory: "] {
+                assert!(text.contains(part), "{file} lacks `{part}`");
+            }
+            text
+        };
+        let text = read("carve", "carve");
+        assert!(text.contains(&format!("--out {studied}\n")), "{name}");
+        let carve = parse(&text, &[]).unwrap_or_else(|error| panic!("{error}"));
+        let steps = carve.phases().iter().map(|phase| {
+            let config = carve.experiment(*phase, Path::new("out"), None).unwrap();
+            config.train.steps
+        });
+        assert_eq!(steps.collect::<Vec<_>>(), loops, "{name}");
+
+        let study: StudyConfig = toml::from_str(&read("reversal", "study reversal")).unwrap();
+        let reversal = study.study.reversal;
+        assert_eq!(reversal.carve.as_deref(), Some(Path::new(studied)));
+        let eraser: Eraser = reversal.erase.try_into().unwrap();
+        assert!(eraser.problems().is_empty(), "{name}");
+        for task in &study.eval.unwrap().tasks {
+            task.resolve().unwrap();
+        }
+    }
 }
