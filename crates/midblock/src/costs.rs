@@ -10,14 +10,15 @@
 //! Every pass reads every weight from memory, in its storage format, once for each [`ROWS`] tokens of a micro-batch (the head:
 //! for each 256). Reading and multiplying go on at the same time, so that a step takes as long as the longer of both.
 //!
-//! Data-parallel ranks each make a step of their own samples, then sum the gradients of what is trained, f32. Summing among n
-//! ranks by halves (reduce-scatter and all-gather by recursive halving: Thakur, Rabenseifner & Gropp 2005, section 4) sends
-//! 2·(n − 1)/n of the gradients' bytes from each rank, in 2·⌈log₂ n⌉ messages one after another.
+//! Data-parallel ranks each make a step of their own samples, then sum the gradients of what is trained, f32. Each of n ranks sums a part
+//! and gives it to all ([`Ranks::sum`](crate::ranks::Ranks::sum)), which sends 2·(n − 1)/n of the gradients' bytes from each, in
+//! 2·(2(n − 1) + ⌈log₂ n⌉) messages one after another for each 16 MiB.
 
 use crate::{
     adapt::{Move, Plan},
     checkpoint::Checkpoint,
     model::{Architecture, HEAD_ROWS, ParameterId},
+    ranks::PIECE,
 };
 
 /// Products' part of the time of a step, or of a forward pass.
@@ -164,12 +165,14 @@ pub fn analysis(architecture: &Architecture, weights: &WeightBytes, models: usiz
     }
 }
 
-/// What each of `ranks` ranks sends to sum so many bytes of gradients.
+/// What each of `ranks` ranks sends to sum so many bytes of gradients, as [`Ranks::sum`](crate::ranks::Ranks::sum) does: for each piece an
+/// exchange of parts and one of their sums, each of which asks for sizes, agrees on the number of calls, and then sends to every other rank.
 fn sent(bytes: f64, ranks: usize) -> Costs {
     let n = ranks.max(1) as f64;
+    let exchanges = 2.0 * (bytes / PIECE as f64).ceil();
     Costs {
         sent_bytes: 2.0 * (n - 1.0) / n * bytes,
-        messages: 2.0 * n.log2().ceil(),
+        messages: exchanges * (2.0 * (n - 1.0) + n.log2().ceil()),
         ..Costs::default()
     }
 }
@@ -284,12 +287,13 @@ mod tests {
         let weights = WeightBytes::of(&checkpoint, &architecture);
         let of = |ranks| step(&architecture, &plan, &weights, &StepSize { ranks, ..SIZE });
         let gradients = 4.0 * plan.parameters() as f64;
-        assert_eq!((of(2).sent_bytes, of(2).messages), (gradients, 2.0));
+        assert_eq!((of(2).sent_bytes, of(2).messages), (gradients, 6.0));
         assert_eq!(
             (of(64).sent_bytes, of(64).messages),
-            (2.0 * 63.0 / 64.0 * gradients, 12.0)
+            (2.0 * 63.0 / 64.0 * gradients, 2.0 * (126.0 + 6.0))
         );
-        assert_eq!(of(5).messages, 6.0);
+        assert_eq!(of(5).messages, 2.0 * (8.0 + 3.0));
+        assert_eq!(sent(3.5 * PIECE as f64, 2).messages, 4.0 * of(2).messages);
         assert_eq!(of(64).flop, of(1).flop);
     }
 

@@ -27,7 +27,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::{cell::Cell, ops::Range};
 
 /// Bytes of a buffer that are summed at a time.
-const PIECE: usize = 16 << 20;
+pub(crate) const PIECE: usize = 16 << 20;
 
 /// What a rank got from another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
