@@ -129,7 +129,7 @@
       xAxis: { ...axis(), type: "value", name: panel.y, nameLocation: "middle", nameGap: 24, min: end.min, max: end.max, splitNumber: 4,
         axisLabel: { ...axisText(), ...end.labels, formatter: tick } },
       yAxis: { ...axis(), type: "category", inverse: true, data: panel.names, splitLine: { show: false },
-        axisLabel: { ...axisText(), interval: 0, width: 170, overflow: "truncate" } },
+        axisLabel: { ...axisText(), interval: 0, width: 170, overflow: "break", lineHeight: 13 } },
       tooltip: { ...tooltipStyle(), trigger: "item", formatter: (item) => {
         if (!item.data || !item.data.point) return "";
         const made = tip(panel.names[item.data.value[1]]);

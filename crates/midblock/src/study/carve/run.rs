@@ -152,8 +152,11 @@ impl<'a, B: Backend> Carving<'a, B> {
     /// Says that both phases are there.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`]; those of [`CarveRun::runs`].
     pub fn finish(mut self) -> Result<CarveRun> {
+        let runs = self.record.runs(&self.dir)?;
+        let peaks = runs.iter().filter_map(|(_, run)| run.info.run.peak_private_bytes);
+        self.record.run.peak_private_bytes = peaks.max();
         self.record.run.finished_at = run::timestamp_utc(SystemTime::now());
         self.record.write(&self.dir)?;
         write_bytes(&self.dir.join(DONE), b"")?;
