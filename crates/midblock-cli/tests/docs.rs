@@ -67,6 +67,19 @@ fn the_summary_names_every_page_and_no_other() {
     assert_eq!(named, pages);
 }
 
+/// Words that stand where something is still to be written.
+#[test]
+fn no_page_is_unfinished() {
+    let mut pages = files_in("docs/src", "md");
+    pages.extend(["README.md", "CHANGELOG.md", "CONTRIBUTING.md"].map(|name| (name.to_owned(), read(name))));
+    assert!(pages.len() > 20);
+    for (name, text) in pages {
+        for word in ["TODO", "FIXME", "TBD", "PLACEHOLDER", "SPEED", "LATER"] {
+            assert!(!text.contains(word), "{name} has a {word}");
+        }
+    }
+}
+
 #[test]
 fn links_lead_somewhere() {
     let pages = fs::read_dir(root().join("docs/src"))

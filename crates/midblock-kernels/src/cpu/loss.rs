@@ -255,25 +255,21 @@ impl WithSimd for Ratios<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> f64 {
-        let [log_p, log_q] = self.log_sums.map(|log_sum| simd.splat_f32s(log_sum));
-        let zero = simd.splat_f32s(0.0);
-        let both = |l: S::f32s, r: S::f32s| {
-            let l = simd.sub_f32s(l, log_p);
-            let p = exp(simd, l);
-            let ratio = simd.sub_f32s(l, simd.sub_f32s(r, log_q));
-            // what cannot happen adds nothing, whatever q says of it
-            (p, simd.select_f32s(simd.equal_f32s(p, zero), zero, ratio))
-        };
+        let log_sums = self.log_sums.map(|log_sum| simd.splat_f32s(log_sum));
         let mut total = 0.0;
         for (logits, reference) in self.logits.chunks_mut(SUMMED).zip(self.reference.chunks_mut(SUMMED)) {
             let (l, l_rest) = S::as_mut_simd_f32s(logits);
             let (r, r_rest) = S::as_mut_simd_f32s(reference);
-            let mut sum = zero;
+            let mut sum = simd.splat_f32s(0.0);
             for (l, r) in l.iter_mut().zip(r) {
-                (*l, *r) = both(*l, *r);
+                (*l, *r) = ratio(simd, [*l, *r], log_sums);
                 sum = simd.mul_add_e_f32s(*l, *r, sum);
             }
-            let (p, ratio) = both(simd.partial_load_f32s(l_rest), simd.partial_load_f32s(r_rest));
+            let (p, ratio) = ratio(
+                simd,
+                [simd.partial_load_f32s(l_rest), simd.partial_load_f32s(r_rest)],
+                log_sums,
+            );
             simd.partial_store_f32s(l_rest, p);
             simd.partial_store_f32s(r_rest, ratio);
             let rest = l_rest
@@ -284,6 +280,27 @@ impl WithSimd for Ratios<'_> {
         }
         total
     }
+}
+
+/// p and `ln p − ln q` of logits. Functions, not closures: the compiler does not inline a closure of this size, and outside of `with_simd`
+/// vectors go through memory.
+#[inline(always)]
+fn ratio<S: Simd>(simd: S, [l, r]: [S::f32s; 2], [log_p, log_q]: [S::f32s; 2]) -> (S::f32s, S::f32s) {
+    let (l, zero) = (simd.sub_f32s(l, log_p), simd.splat_f32s(0.0));
+    let p = exp(simd, l);
+    let ratio = simd.sub_f32s(l, simd.sub_f32s(r, log_q));
+    // what cannot happen adds nothing, whatever q says of it
+    (p, simd.select_f32s(simd.equal_f32s(p, zero), zero, ratio))
+}
+
+/// p, q and `q (ln q − ln p)` of logits.
+#[inline(always)]
+fn divergence<S: Simd>(simd: S, [l, r]: [S::f32s; 2], [log_p, log_q]: [S::f32s; 2]) -> [S::f32s; 3] {
+    let (l, r, zero) = (simd.sub_f32s(l, log_p), simd.sub_f32s(r, log_q), simd.splat_f32s(0.0));
+    let (p, q) = (exp(simd, l), exp(simd, r));
+    // what cannot happen adds nothing, whatever p says of it
+    let ratio = simd.select_f32s(simd.equal_f32s(q, zero), zero, simd.sub_f32s(r, l));
+    [p, q, simd.mul_f32s(q, ratio)]
 }
 
 /// Turns logits into `weight · (p − q)` and returns `Σ q (ln q − ln p)`.
@@ -299,30 +316,24 @@ impl WithSimd for Distilled<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> f64 {
-        let [log_p, log_q] = self.log_sums.map(|log_sum| simd.splat_f32s(log_sum));
-        let (zero, weight) = (simd.splat_f32s(0.0), simd.splat_f32s(self.weight));
-        let both = |l: S::f32s, r: S::f32s| {
-            let (l, r) = (simd.sub_f32s(l, log_p), simd.sub_f32s(r, log_q));
-            let (p, q) = (exp(simd, l), exp(simd, r));
-            // what cannot happen adds nothing, whatever p says of it
-            let ratio = simd.select_f32s(simd.equal_f32s(q, zero), zero, simd.sub_f32s(r, l));
-            (simd.mul_f32s(weight, simd.sub_f32s(p, q)), simd.mul_f32s(q, ratio))
-        };
+        let log_sums = self.log_sums.map(|log_sum| simd.splat_f32s(log_sum));
+        let weight = simd.splat_f32s(self.weight);
         let mut total = 0.0;
         for (logits, reference) in self.logits.chunks_mut(SUMMED).zip(self.reference.chunks(SUMMED)) {
             let (l, l_rest) = S::as_mut_simd_f32s(logits);
             let (r, r_rest) = S::as_simd_f32s(reference);
-            let mut sum = zero;
+            let mut sum = simd.splat_f32s(0.0);
             for (l, r) in l.iter_mut().zip(r) {
-                let (gradient, term) = both(*l, *r);
-                *l = gradient;
+                let [p, q, term] = divergence(simd, [*l, *r], log_sums);
+                *l = simd.mul_f32s(weight, simd.sub_f32s(p, q));
                 sum = simd.add_f32s(sum, term);
             }
             // lanes beyond the end are 0 on both sides, and would count as logits
-            let (gradient, term) = both(simd.partial_load_f32s(l_rest), simd.partial_load_f32s(r_rest));
+            let last = [simd.partial_load_f32s(l_rest), simd.partial_load_f32s(r_rest)];
+            let [p, q, term] = divergence(simd, last, log_sums);
             let mut terms = [0.0; 16];
             simd.partial_store_f32s(&mut terms[..l_rest.len()], term);
-            simd.partial_store_f32s(l_rest, gradient);
+            simd.partial_store_f32s(l_rest, simd.mul_f32s(weight, simd.sub_f32s(p, q)));
             total += f64::from(simd.reduce_sum_f32s(sum)) + terms.iter().copied().map(f64::from).sum::<f64>();
         }
         total
