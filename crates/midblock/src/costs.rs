@@ -12,7 +12,7 @@
 //!
 //! Data-parallel ranks each make a step of their own samples, then sum the gradients of what is trained, f32. Each of n ranks sums a part
 //! and gives it to all ([`Ranks::sum`](crate::ranks::Ranks::sum)), which sends 2·(n − 1)/n of the gradients' bytes from each, in
-//! 2·(2(n − 1) + ⌈log₂ n⌉) messages one after another for each 16 MiB.
+//! 2·(2(n − 1) + ⌈log₂ n⌉) messages one after another for each 2 MiB.
 
 use crate::{
     adapt::{Move, Plan},

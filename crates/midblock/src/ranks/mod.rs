@@ -26,8 +26,9 @@ use midblock_kernels::Real;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{cell::Cell, ops::Range};
 
-/// Bytes of a buffer that are summed at a time.
-pub(crate) const PIECE: usize = 16 << 20;
+/// Bytes of a buffer that are summed at a time: with larger pieces the copies that an exchange makes are given back to the system and faulted
+/// in again each time.
+pub(crate) const PIECE: usize = 2 << 20;
 
 /// What a rank got from another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

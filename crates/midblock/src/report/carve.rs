@@ -114,7 +114,7 @@ fn phases(carve: &CarveRun, runs: &[(CarvePhase, TrainingRun)]) -> Section {
         about: "Phase sft trains the seven matrices of every block on the behaviour. Phase carrier goes on from there with a mask over \
                 each channel of what was learned; masks close as long as the loss on the behaviour stays within its limit. Embedding, \
                 norms and head are the base's throughout. Held-out loss is that of the responses wanted to prompts that were not trained \
-                on; whether the model gives them when it is asked, `midblock study reversal` says."
+                on; whether the model gives them when it is asked, midblock study reversal says."
             .into(),
         findings,
         panels: vec![Panel::Table(table(runs))],
