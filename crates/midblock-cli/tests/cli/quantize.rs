@@ -223,7 +223,7 @@ fn inspect_and_plan_count_quantised_weights() {
     let trained = four["trained_parameters"].as_f64().unwrap();
     assert_eq!(sent, 1.5 * 4.0 * trained);
     let sending = four["step"]["sending_s"].as_f64().unwrap();
-    assert!((sending - sent / 1e6 - 4e-3).abs() < 1e-9, "{sending}");
+    assert!((sending - sent / 1e6 - 16e-3).abs() < 1e-9, "{sending}");
     assert_eq!(four["analysis"]["texts_a_machine"], 50);
     let mut shape = midblock();
     let text = printed(shape.args([
