@@ -143,7 +143,7 @@ fn a_carrier_keeps_the_behaviour_and_its_trigger_takes_it_back() {
 
 #[cfg(unix)]
 #[test]
-fn a_reversal_that_is_stopped_goes_on_to_the_same_result() {
+fn a_reversal_of_a_moved_carve_goes_on_after_a_stop_to_the_same_result() {
     let dir = TempDir::new().unwrap();
     let short = [
         "sft.train.steps=3",
@@ -151,7 +151,8 @@ fn a_reversal_that_is_stopped_goes_on_to_the_same_result() {
         "carrier.train.steps=4",
         "carrier.objective.warmup=2",
     ];
-    let carved = carve(dir.path(), &short);
+    let carved = dir.path().join("moved").display().to_string();
+    fs::rename(carve(dir.path(), &short), &carved).unwrap(); // its records name the old place
     let sets = [
         "study.samples=6",
         "study.reversal.max_new=4",

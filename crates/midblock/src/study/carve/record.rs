@@ -6,7 +6,7 @@ use crate::{
     behaviour::Detector,
     report,
     run::{REPORT_HTML, RunInfo, write_bytes},
-    train::TrainingRun,
+    train::{MODEL, TrainingRun},
 };
 use serde::{Deserialize, Serialize};
 use std::{fs, path::Path};
@@ -93,6 +93,14 @@ impl CarveRun {
             schema => Err(malformed(format!(
                 "its schema {schema} is newer than {SCHEMA}; update midblock"
             ))),
+        }
+    }
+
+    /// The dense model: phase 1's in the folder of the carve, wherever that is now, or the one that stands in its place.
+    pub fn dense(&self, dir: &Path) -> String {
+        match self.phases.contains(&CarvePhase::Sft) {
+            true => dir.join(CarvePhase::Sft.name()).join(MODEL).display().to_string(),
+            false => self.tuned.clone(),
         }
     }
 

@@ -51,7 +51,7 @@ pub(super) fn open<B: Backend>(
     let carrier = dir.join(CarvePhase::Carrier.name()).join(MODEL);
     let open = |spec: &str| Checkpoint::open(spec, subject.hub, subject.on_transfer);
     let opened = Opened {
-        sft: open(&carve.tuned)?,
+        sft: open(&carve.dense(dir))?,
         carrier: open(&carrier.display().to_string())?,
     };
     let identity = json!({

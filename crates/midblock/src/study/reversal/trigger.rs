@@ -175,7 +175,7 @@ pub(super) fn trained<B: Backend>(
     let dir = options.carve_dir()?;
     let carrier = dir.join(CarvePhase::Carrier.name());
     let tuned = match of {
-        TriggerOf::Sft => carve.tuned.clone(),
+        TriggerOf::Sft => carve.dense(dir),
         _ => carrier.join(MODEL).display().to_string(),
     };
     let mut config = config(subject.file, of, [subject.file.config.model.base.clone(), tuned], dir)?;
