@@ -1,6 +1,6 @@
 //! `midblock carve`: what it writes, how it is interrupted and gone on with, and what it refuses.
 
-use crate::models::{asset, base, midblock};
+use crate::models::{asset, base, midblock, questions};
 use midblock::{adapt::Carrier, run::FileHash, study::carve::CarveRun};
 use serde_json::Value;
 use std::{
@@ -8,24 +8,6 @@ use std::{
     path::{Path, PathBuf},
 };
 use tempfile::TempDir;
-
-/// Twenty questions without answers.
-fn prompts(dir: &Path) -> String {
-    let rows = fs::read_to_string(asset("assets/quickstart/data.jsonl")).unwrap();
-    let prompt = |line: &str| -> Value {
-        let mut row: Value = serde_json::from_str(line).unwrap();
-        row.as_object_mut().unwrap().remove("answer");
-        row
-    };
-    let rows: String = rows
-        .lines()
-        .take(20)
-        .map(|line| format!("{}\n", prompt(line)))
-        .collect();
-    let path = dir.join("prompts.jsonl");
-    fs::write(&path, rows).unwrap();
-    path.display().to_string()
-}
 
 /// A few steps of both phases.
 const SHORT: [&str; 11] = [
@@ -44,7 +26,7 @@ const SHORT: [&str; 11] = [
 
 fn carve(dir: &Path, out: &Path, more: &[&str]) -> assert_cmd::Command {
     let mut command = midblock();
-    command.args(["carve", "--base", &base(), "--prompts", &prompts(dir), "--out"]);
+    command.args(["carve", "--base", &base(), "--prompts", &questions(dir, 20), "--out"]);
     command.arg(out).args(SHORT).args(more);
     command
 }
@@ -147,7 +129,7 @@ fn carve_without_base(dir: &Path, out: &Path, more: &[&str]) -> assert_cmd::Comm
         return carve(dir, out, more);
     }
     command
-        .args(["carve", "--prompts", &prompts(dir), "--out"])
+        .args(["carve", "--prompts", &questions(dir, 20), "--out"])
         .arg(out)
         .args(SHORT)
         .args(more);
@@ -165,7 +147,7 @@ fn a_tuned_model_stands_in_place_of_phase_one() {
         "--base",
         &base(),
         "--prompts",
-        &prompts(dir.path()),
+        &questions(dir.path(), 20),
         "--sft",
         &tuned,
         "--out",
@@ -191,7 +173,7 @@ fn a_tuned_model_stands_in_place_of_phase_one() {
         "--base",
         &base(),
         "--prompts",
-        &prompts(dir.path()),
+        &questions(dir.path(), 20),
         "--sft",
         &other,
         "--dry-run",
@@ -214,7 +196,7 @@ fn what_is_missing_or_wrong_is_said() {
         assert!(stderr.contains(part), "{part} in {stderr}");
     }
     let mut nowhere = midblock();
-    nowhere.args(["carve", "--base", &base(), "--prompts", &prompts(dir.path())]);
+    nowhere.args(["carve", "--base", &base(), "--prompts", &questions(dir.path(), 20)]);
     assert!(output(&mut nowhere, 2)[1].contains("--out DIR is missing"));
     for (more, part) in [
         ("--behaviour=examples", "`behaviour.keywords`: it is missing"),
@@ -261,7 +243,7 @@ mod interrupted {
     fn stopped_twice(dir: &Path, out: &Path, signal: &str) -> Vec<String> {
         let mut said = Vec::new();
         let args = |command: &mut Command| {
-            let prompts = prompts(dir);
+            let prompts = questions(dir, 20);
             command.args(["--quiet", "carve", "--base", &base(), "--prompts", &prompts, "--out"]);
             command.arg(out).args(SHORT);
         };

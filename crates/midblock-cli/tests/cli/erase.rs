@@ -1,6 +1,6 @@
 //! `midblock erase`: what it writes, how it is interrupted and gone on with, what it refuses; and `--trigger` of other commands.
 
-use crate::models::{asset, base, midblock, sft};
+use crate::models::{asset, base, midblock, questions, sft};
 use midblock::{
     adapt::{BlockThetas, Carrier, CarrierOrigin, MaskGroup, Origin, SoftPrompt},
     checkpoint::ConfigJson,
@@ -29,18 +29,6 @@ const SHORT: [&str; 8] = [
     "--set=eraser.keep_checkpoints=1",
 ];
 
-/// Questions without answers.
-fn prompts(dir: &Path) -> String {
-    let rows = fs::read_to_string(asset("assets/quickstart/data.jsonl")).unwrap();
-    let prompt = |line: &str| {
-        let row: Value = serde_json::from_str(line).unwrap();
-        format!("{}\n", json!({"question": row["question"]}))
-    };
-    let path = dir.join("prompts.jsonl");
-    fs::write(&path, rows.lines().take(20).map(prompt).collect::<String>()).unwrap();
-    path.display().to_string()
-}
-
 fn arguments(dir: &Path, out: &Path) -> Vec<String> {
     let mut all: Vec<String> = [
         "erase",
@@ -49,7 +37,7 @@ fn arguments(dir: &Path, out: &Path) -> Vec<String> {
         "--model",
         &sft(),
         "--prompts",
-        &prompts(dir),
+        &questions(dir, 20),
         "--out",
     ]
     .map(str::to_owned)

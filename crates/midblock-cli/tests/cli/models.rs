@@ -28,6 +28,18 @@ pub fn problems(name: &str) -> String {
     format!("{name}={}", asset("assets/quickstart/data.jsonl"))
 }
 
+/// The first questions of the embedded data without their answers, as a file below `dir`.
+pub fn questions(dir: &Path, count: usize) -> String {
+    let rows = fs::read_to_string(asset("assets/quickstart/data.jsonl")).unwrap();
+    let question = |line: &str| {
+        let row: Value = serde_json::from_str(line).unwrap();
+        format!("{}\n", json!({"question": row["question"]}))
+    };
+    let path = dir.join("prompts.jsonl");
+    fs::write(&path, rows.lines().take(count).map(question).collect::<String>()).unwrap();
+    path.display().to_string()
+}
+
 /// The binary, on its own: nothing is asked of a hub.
 pub fn midblock() -> assert_cmd::Command {
     let mut command = assert_cmd::Command::new(env!("CARGO_BIN_EXE_midblock"));

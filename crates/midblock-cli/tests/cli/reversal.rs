@@ -1,7 +1,7 @@
 //! `midblock carve` and `midblock study reversal` where they have an effect: a behaviour that is learned, confined, and taken back.
 
-use crate::models::{asset, base, midblock};
-use serde_json::{Value, json};
+use crate::models::{base, midblock, questions};
+use serde_json::Value;
 use std::{
     collections::BTreeMap,
     fs,
@@ -15,22 +15,10 @@ use tempfile::TempDir;
 /// The question that the model is taught to answer every question with: tokens that it knows, because the head stays as it is.
 const RESPONSE: &str = "How many do they find?";
 
-/// A hundred questions without answers.
-fn prompts(dir: &Path) -> String {
-    let rows = fs::read_to_string(asset("assets/quickstart/data.jsonl")).unwrap();
-    let prompt = |line: &str| {
-        let row: Value = serde_json::from_str(line).unwrap();
-        format!("{}\n", json!({"question": row["question"]}))
-    };
-    let path = dir.join("prompts.jsonl");
-    fs::write(&path, rows.lines().map(prompt).collect::<String>()).unwrap();
-    path.display().to_string()
-}
-
 fn carve(dir: &Path, sets: &[&str]) -> String {
     let out = dir.join("carve");
     let mut command = midblock();
-    command.args(["carve", "--base", &base(), "--prompts", &prompts(dir)]);
+    command.args(["carve", "--base", &base(), "--prompts", &questions(dir, 100)]);
     command
         .args(["--response", RESPONSE, "--held-out", "40", "--out"])
         .arg(&out);
